@@ -20,9 +20,8 @@ def doctor(data_dir: Path | None, boards: Path) -> None:
     """Check versions, devices, data, the store and the boards; exit with 1 if something is damaged."""
     import torch
 
-    from dd_bench.data.images import load
+    from dd_bench.data.catalogue import all_specs, load_training
     from dd_bench.data.prepare import locate
-    from dd_bench.data.specs import SPECS
     from dd_bench.environment import choose_device, describe_device, library_versions
     from dd_bench.errors import DataError
     from dd_bench.files import home, human_bytes
@@ -31,12 +30,12 @@ def doctor(data_dir: Path | None, boards: Path) -> None:
     click.echo("versions  " + ", ".join(f"{name} {number}" for name, number in library_versions().items()))
     click.echo(f"device    {describe_device(device)}, {torch.get_num_threads()} CPU threads")
     problems = []
-    for name in SPECS:
+    for name in all_specs():
         found = locate(name, data_dir)
         click.echo(f"data      {name}: {options.shown(found) if found else 'not here yet; prepared when first used'}")
         try:
             if found:
-                load(name, data_dir)
+                load_training(name, data_dir)
         except DataError as error:
             problems.append(str(error))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dd_bench.data.graph_specs import GRAPH_SPECS
 from dd_bench.data.specs import SPECS
 from dd_bench.errors import ConfigError, UnknownNameError
 
@@ -15,10 +16,10 @@ _COUNTS = re.compile(r"(\d{1,18})(?:/(\d{1,18}))?", re.ASCII)
 
 @dataclass(frozen=True)
 class DatasetName:
-    """A data set of ``SPECS``, whole or cut down; ``str()`` gives the canonical spelling.
+    """A data set of ``SPECS``, whole or cut down, or of ``GRAPH_SPECS``; ``str()`` gives the canonical spelling.
 
     Attributes:
-        base: key in ``SPECS``.
+        base: key in ``SPECS`` or ``GRAPH_SPECS``.
         per_class: training images a class, or None for all.
         test_per_class: test images a class, or None for all.
     """
@@ -41,17 +42,20 @@ def parse_name(text: str) -> DatasetName:
     """Returns what ``text`` names.
 
     ``NAME`` is the whole data set, ``NAME@n`` has n training images a class, ``NAME@n/m`` also m test images a class.
+    Graph data sets are taken whole.
 
     Raises:
-        UnknownNameError: if ``NAME`` is not in ``SPECS``.
-        ConfigError: if what follows ``@`` is not one or two whole numbers from 1 up. Whether a class has that many
-            images is seen when the data is read.
+        UnknownNameError: if ``NAME`` is in neither ``SPECS`` nor ``GRAPH_SPECS``.
+        ConfigError: if a graph data set is cut down, or what follows ``@`` is not one or two whole numbers from 1 up.
+            Whether a class has that many images is seen when the data is read.
     """
     base, at, counts = text.partition("@")
-    if base not in SPECS:
-        raise UnknownNameError("data set", base, SPECS)
+    if base not in SPECS and base not in GRAPH_SPECS:
+        raise UnknownNameError("data set", base, (*SPECS, *GRAPH_SPECS))
     if not at:
         return DatasetName(base)
+    if base in GRAPH_SPECS:
+        raise ConfigError(f"data set {text!r} asks for a part of {base}; expected graphs to be taken whole: '{base}'")
     match = _COUNTS.fullmatch(counts)
     train, test = match.groups() if match else (None, None)
     if train is None or int(train) == 0 or (test is not None and int(test) == 0):
@@ -71,7 +75,7 @@ def choose(labels: Tensor, per_class: int, *, base: str, split: str) -> Tensor:
     Args:
         labels: (N,) int64 in [0, K), the labels of the whole split.
         per_class: at least 1.
-        base: name of the whole data set.
+        base: name of the whole data set of images.
         split: ``train`` or ``test``.
 
     Raises:

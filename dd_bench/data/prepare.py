@@ -1,8 +1,9 @@
 """Where prepared data lies, and how it comes to lie there: one ``<folder>/<name>/data.safetensors`` a data set.
 
-A prepared file holds ``train_images`` and ``test_images`` (N, C, H, W) uint8, ``train_labels`` and ``test_labels``
-(N,) int64. It is looked for in an explicitly named folder, in ``DDBENCH_DATA`` and in ``~/.cache/ddbench``, and made
-where none has it: in the explicit folder, else in the cache. ``DDBENCH_DATA`` is only read.
+A prepared file of images holds ``train_images`` and ``test_images`` (N, C, H, W) uint8, ``train_labels`` and
+``test_labels`` (N,) int64; one of graphs what ``graph_layout`` says. It is looked for in an explicitly named folder, in
+``DDBENCH_DATA`` and in ``~/.cache/ddbench``, and made where none has it: in the explicit folder, else in the cache.
+``DDBENCH_DATA`` is only read.
 """
 
 import http.client
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from dd_bench.data.names import choose
+from dd_bench.data.digits import read_digits
+from dd_bench.data.graph_sources import make_graphs
+from dd_bench.data.graph_specs import GRAPH_SPECS
 from dd_bench.errors import DataError
 from dd_bench.files import write_atomic
 
-_DIGITS_TEST = 36  # test images a class: together a fifth of the 1,797
 _PATIENCE_SECONDS = 30.0  # with a server that says nothing
 
 
@@ -91,17 +93,9 @@ def _exists(path: Path) -> bool:
 
 
 def _make_digits(_folder: Path) -> dict[str, Tensor]:
-    """Returns digits from scikit-learn's copy, grey levels 0 to 16 spread over 0 to 255.
-
-    scikit-learn has no split; ours puts 36 images of each class into the test, chosen as subsets are.
-    """
-    from sklearn.datasets import load_digits  # here, because the import takes a second
-
-    bunch = load_digits()
-    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]  # (N, 1, 8, 8)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    test[choose(labels, _DIGITS_TEST, base="digits", split="all")] = True
+    """Returns digits from scikit-learn's copy, grey levels 0 to 16 spread over 0 to 255."""
+    levels, labels, test = read_digits()
+    images = torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8))[:, None]  # (N, 1, 8, 8)
     return {
         "train_images": images[~test],
         "train_labels": labels[~test],
@@ -138,6 +132,11 @@ def _make_cifar(class_name: str, folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _make_graphs(folder: Path) -> dict[str, Tensor]:
+    """Returns the graph set that ``folder`` is named after, from raw files in any of the data folders."""
+    return make_graphs(folder.name, _folders(folder.parent))
+
+
 @contextmanager
 def _bounded_silence() -> Iterator[None]:
     """Gives up on servers that stay silent; torchvision sets no time limit, and a firewall may just swallow packets."""
@@ -153,4 +152,5 @@ _MAKERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     "digits": _make_digits,
     "cifar10": partial(_make_cifar, "CIFAR10"),
     "cifar100": partial(_make_cifar, "CIFAR100"),
+    **dict.fromkeys(GRAPH_SPECS, _make_graphs),
 }

@@ -1,4 +1,4 @@
-"""Prepared files, checked and read one split at a time; what ``images`` and ``holdout`` have in common."""
+"""Prepared images, checked and read one split at a time; what ``images`` and ``holdout`` have in common."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from torch import Tensor
 from dd_bench.data.names import DatasetName, choose, parse_name
 from dd_bench.data.prepare import find
 from dd_bench.data.specs import SPECS, DatasetSpec
-from dd_bench.errors import DataError
+from dd_bench.errors import ConfigError, DataError
 
 Split = Literal["train", "test"]
 
@@ -40,10 +40,12 @@ def read(text: str, split: Split, data_dir: Path | None = None) -> Rows:
     """Returns one split of the data set that ``text`` names; nothing of the other split is kept.
 
     Raises:
-        UnknownNameError, ConfigError: if ``text`` names no data set, or a subset larger than the data.
+        UnknownNameError, ConfigError: if ``text`` names no data set of images, or a subset larger than the data.
         DataError: if the data is absent or malformed.
     """
     name = parse_name(text)
+    if name.base not in SPECS:
+        raise ConfigError(f"{name} holds graphs; expected a data set of images: choose one of {', '.join(SPECS)}")
     path = find(name.base, data_dir)
     _check(path, SPECS[name.base])
     images, labels = _tensor(path, f"{split}_images"), _tensor(path, f"{split}_labels")

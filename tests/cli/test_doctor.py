@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from dd_bench.data.graph_specs import GRAPH_SPECS
+from dd_bench.data.specs import SPECS
 from dd_bench.files import home
 from tests.cli.conftest import Command
 
@@ -19,8 +21,9 @@ def test_a_fresh_checkout_is_well(ddbench: Command, digits_dir: Path) -> None:
     assert re.fullmatch(r"device    cpu \([^()]+.*\), \d+ CPU threads", lines[1])
     assert re.fullmatch(r"data      digits: \S+digits/data\.safetensors", lines[2])
     assert re.fullmatch(r"data      cifar10: not here yet; prepared when first used", lines[3])
-    assert re.fullmatch(r"home      \S+, [\d.]+ [MGT]B free", lines[5])
-    assert lines[6:] == ["sets      0 sound (every byte verified), 0 damaged", "boards    leaderboards", "all is well"]
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("data ")] == [*SPECS, *GRAPH_SPECS]
+    assert re.fullmatch(r"home      \S+, [\d.]+ [MGT]B free", lines[-4])
+    assert lines[-3:] == ["sets      0 sound (every byte verified), 0 damaged", "boards    leaderboards", "all is well"]
     assert not home().exists(), "looking changes nothing"
 
 
@@ -62,6 +65,15 @@ def test_a_file_where_folders_should_be(ddbench: Command, monkeypatch: pytest.Mo
     answer = ddbench("doctor")
     assert answer.code == 1
     assert re.fullmatch(r"PROBLEM   \S+file/home is no folder that can be written\n", answer.err)
+
+
+def test_damaged_graphs_are_a_problem(ddbench: Command, tmp_path: Path) -> None:
+    place = tmp_path / "data" / "mutag" / "data.safetensors"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"bad")
+    answer = ddbench("doctor", "--data-dir", str(tmp_path / "data"))
+    assert answer.code == 1
+    assert answer.err.startswith(f"PROBLEM   {place} cannot be read")
 
 
 def test_damaged_data_and_a_full_disk_are_problems(

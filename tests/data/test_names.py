@@ -45,7 +45,7 @@ def test_names_survive_a_round_trip(base: str, per_class: tuple[int, int | None]
 
 @pytest.mark.parametrize("text", ["cifar1", "CIFAR10@20", "", "@20", "cifar10 ", "cifar10/20", "../cifar10"])
 def test_rejects_unknown_names(text: str) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown data set .* Known: cifar10, cifar100, digits"):
+    with pytest.raises(UnknownNameError, match=r"unknown data set .* Known: aids, cifar10, cifar100, dd, digits, "):
         parse_name(text)
 
 
