@@ -5,14 +5,21 @@ from dd_bench.errors import InvalidSetError
 from dd_bench.sets import SyntheticSet
 
 # A field that is not named here is a part of its own.
-_PARTS = {"pixels": "images", "base": "images", "scales": "offsets", "logits": "labels"}
+_PARTS = {
+    **{"pixels": "images", "base": "images", "scales": "offsets", "logits": "labels"},
+    **dict.fromkeys(("nodes", "links", "link_labels", "node_counts", "link_counts"), "graphs"),
+    **dict.fromkeys(("features", "degrees", "levels", "trunks", "fans", "children"), "trees"),
+    **dict.fromkeys(("bonds", "repeats", "bond_labels"), "trees"),
+    **dict.fromkeys(("tree_counts", "roots", "copies"), "tree sets"),
+}
 
 
 def ledger(synthetic: SyntheticSet, tensors_bytes: int) -> dict[str, int]:
     """Returns the bytes of each part of a tensors file of ``tensors_bytes``; they sum to it exactly.
 
     Parts are ``images`` (pixels, base images), ``offsets`` (with their scales), ``pairs`` (which offset goes with which
-    image), ``labels`` (logits), ``classes``, and ``container``: the header and its padding. A set has only the
+    image), ``graphs``, ``trees`` (the DAG of subtrees), ``tree sets`` (which trees), ``weights`` (of tree sets),
+    ``labels`` (logits), ``classes``, and ``container``: the header and its padding. A set has only the
     parts of its kinds. Labels are counted however small, and images at full size: nothing here is compressed.
 
     Raises:

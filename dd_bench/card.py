@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dd_bench.files import human_bytes, slug
-from dd_bench.sets import Compensated, Images, Payload, SoftLabels, SyntheticSet, Targets
+from dd_bench.graph_card import draw_graph_set
+from dd_bench.graph_sets import Graphs, Trees
+from dd_bench.sets import Compensated, Images, SoftLabels, SyntheticSet, Targets
 
 ROWS, COLUMNS = 20, 10
 _SIDE, _LARGEST = 100, 128  # pixels of a tile: about, and never more than
@@ -35,17 +37,29 @@ class _Row:
 
 def render_card(synthetic: SyntheticSet, ledger: Mapping[str, int]) -> bytes:
     """Returns the card of a set as the bytes of a PNG file; ``ledger`` is the set's (see ``budget``)."""
+    payload = synthetic.payload
+    if isinstance(payload, (Graphs, Trees)):
+        return draw_graph_set(payload, synthetic.targets.classes, _graph_heading(synthetic, payload, ledger))
     classes = sorted(set(synthetic.targets.classes.tolist()))
-    rows = [_class_row(synthetic, label) for label in classes[:ROWS]]
-    if isinstance(synthetic.payload, Compensated):
-        rows.append(_offset_row(synthetic.payload))
+    rows = [_class_row(payload, synthetic.targets, label) for label in classes[:ROWS]]
+    if isinstance(payload, Compensated):
+        rows.append(_offset_row(payload))
     return _draw(_heading(synthetic, ledger, classes), rows)
 
 
-def _class_row(synthetic: SyntheticSet, label: int) -> _Row:
-    index = _spread(torch.nonzero(synthetic.targets.classes == label).flatten())
-    tiles = [_tile(image) for image in _pick(synthetic.payload, index).decode().cpu()]
-    return _Row(str(label), tiles, _entropies(synthetic.targets, index))
+def _graph_heading(synthetic: SyntheticSet, payload: Graphs | Trees, ledger: Mapping[str, int]) -> list[str]:
+    if isinstance(payload, Trees):
+        count = f"{len(payload)} sets of {len(payload.roots)} trees, {payload.hops} hops deep"
+        shown = f"{count} · {payload.formula_bytes():,} bytes by the Mirage paper's count of explicit trees"
+    else:
+        shown = f"{len(payload)} graphs"
+    return [*_origin(synthetic, ledger), f"{shown} · one colour a node label"]
+
+
+def _class_row(payload: Images | Compensated, targets: Targets, label: int) -> _Row:
+    index = _spread(torch.nonzero(targets.classes == label).flatten())
+    tiles = [_tile(image) for image in _pick(payload, index).decode().cpu()]
+    return _Row(str(label), tiles, _entropies(targets, index))
 
 
 def _offset_row(payload: Compensated) -> _Row:
@@ -57,8 +71,7 @@ def _offset_row(payload: Compensated) -> _Row:
 
 
 def _heading(synthetic: SyntheticSet, ledger: Mapping[str, int], classes: list[int]) -> list[str]:
-    origin, targets = synthetic.provenance, synthetic.targets
-    parts = ", ".join(f"{part} {human_bytes(size)}" for part, size in ledger.items())
+    targets = synthetic.targets
     most = int(targets.classes.bincount().max())
     shown = [f"{len(synthetic)} images"]
     shown += [f"{COLUMNS} of up to {most} a class"] if most > COLUMNS else []
@@ -68,10 +81,16 @@ def _heading(synthetic: SyntheticSet, ledger: Mapping[str, int], classes: list[i
             f"below each: entropy of its label in nats (softmax at temperature 1), "
             f"at most {math.log(targets.logits.shape[1]):.2f}"
         )
+    return [*_origin(synthetic, ledger), " · ".join(shown)]
+
+
+def _origin(synthetic: SyntheticSet, ledger: Mapping[str, int]) -> list[str]:
+    """Returns the two lines that every card begins with."""
+    origin = synthetic.provenance
+    parts = ", ".join(f"{part} {human_bytes(size)}" for part, size in ledger.items())
     return [
         f"{slug(origin.method)} · {slug(origin.dataset)} · ipc {origin.ipc} · seed {origin.seed}",
         f"{origin.set_id} · {human_bytes(sum(ledger.values()))}: {parts}",
-        " · ".join(shown),
     ]
 
 
@@ -123,7 +142,7 @@ def _tile(image: Tensor) -> NDArray[np.uint8]:
     return tile.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _pick(payload: Payload, index: Tensor) -> Payload:
+def _pick(payload: Images | Compensated, index: Tensor) -> Images | Compensated:
     """Returns only the images at ``index``: decoding all of a large set for its card could fill the memory."""
     match payload:
         case Images(pixels=pixels):

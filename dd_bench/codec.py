@@ -15,6 +15,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from dd_bench.errors import InvalidSetError
+from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.manifest import CURE, TENSORS, Part
 from dd_bench.sets import Compensated, HardLabels, Images, Payload, SoftLabels, SyntheticSet, Targets
 
@@ -36,9 +37,13 @@ class Kind:
         return [entry.name for entry in fields(self.type) if entry.type is of]
 
 
+_TREE_WEIGHTS = ("copies", "weights")  # what of trees is no index
+
 PAYLOADS: Final[Mapping[str, Kind]] = {
     "images": Kind(Images),
     "compensated": Kind(Compensated, {"pairs": torch.int32}),
+    "graphs": Kind(Graphs, dict.fromkeys(("nodes", "links", "link_labels", "node_counts", "link_counts"), torch.int64)),
+    "trees": Kind(Trees, {entry.name: torch.int64 for entry in fields(Trees) if entry.name not in _TREE_WEIGHTS}),
 }
 TARGETS: Final[Mapping[str, Kind]] = {
     "hard": Kind(HardLabels, {"classes": torch.int64}),
@@ -63,6 +68,12 @@ def stored_tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
         for kind in (_kind_of(part)[1],)
         for name, tensor in _tensors(part, kind)
     }
+
+
+def payload_bytes(payload: Payload) -> int:
+    """Returns the bytes that the tensors of ``payload`` take on disk, without any container."""
+    _, kind = _kind_of(payload)
+    return sum((_narrow(tensor) if name in kind.indices else tensor).nbytes for name, tensor in _tensors(payload, kind))
 
 
 def to_bytes(synthetic: SyntheticSet) -> bytes:
@@ -137,13 +148,13 @@ def _check_header(content: bytes, expected: set[str]) -> None:
 
 def _narrow(index: Tensor) -> Tensor:
     """Returns integers in the smallest dtype that holds them all."""
-    low, high = (int(end) for end in index.aminmax())
+    low, high = (int(end) for end in index.aminmax()) if index.numel() else (0, 0)
     return index.to(next(kind for kind in _NARROW if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
 
 
 def _widen(name: str, stored: Tensor, kind: Kind) -> Tensor:
     """Returns a stored tensor as it is in memory; there is one encoding of an index, so any other is refused."""
-    if name not in kind.indices or stored.numel() == 0:
+    if name not in kind.indices:
         return stored
     index = stored.to(kind.indices[name])
     if (narrow := _narrow(index).dtype) != stored.dtype:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dd_bench.errors import InvalidSetError
+from dd_bench.graph_sets import Graphs, Trees
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Compensated:
         return (self.base[image].float() / 255 + table[offset]).clamp_(0, 1)
 
 
-Payload = Images | Compensated
+Payload = Images | Compensated | Graphs | Trees
 
 
 @dataclass(frozen=True)

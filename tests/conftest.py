@@ -1,7 +1,8 @@
-"""What all tests share: a home of their own, a small data set that can be learnt, and interruptions on demand."""
+"""What all tests share: a home of their own, small data sets that can be learnt, and interruptions on demand."""
 
 import hashlib
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,11 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dd_bench import interruption
+from dd_bench.data import graphs as graph_data
+from dd_bench.data.graph_layout import pack
+from dd_bench.data.graph_specs import GRAPH_SPECS, GraphSpec
+from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
 from dd_bench.data.specs import SPECS, DatasetSpec
 from dd_bench.errors import InterruptedRunError
+from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run, Stateful
 from dd_bench.seeding import generator
+from tests.data.graph_files import Toy
+from tests.references.trees import batch_of, toys_of
 
 BLOBS = DatasetSpec(
     name="blobs",
@@ -32,6 +40,15 @@ BLOBS = DatasetSpec(
     class_names=("wide", "tall", "square"),
 )
 _SHAPES = ((2, 5), (5, 2), (3, 3))  # rows and columns of the blob of each class
+MOTIFS = GraphSpec("motifs", 3, (3, 2), (2,), ("star", "path", "ring"))
+REAL_DATA = os.environ.get("DDBENCH_DATA")
+_RAW = {
+    "nci1": "NCI1",
+    "imdb-binary": "IMDB-BINARY",
+    "dd": "DD",
+    "ogbg-molbace": "ogbg_molbace",
+    "ogbg-molbbbp": "ogbg_molbbbp",
+}  # what CI promises
 
 When = Callable[[str, int], bool]  # whether a signal arrives in this step of this stage
 Interrupt = Callable[..., AbstractContextManager[None]]
@@ -82,6 +99,70 @@ def blobs_dir(blobs: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                "test_images": test_images, "test_labels": test_labels}  # fmt: skip
     save_file(tensors, folder / BLOBS.name / "data.safetensors")
     return folder
+
+
+def draw_motifs(per_class: int, seed: int) -> tuple[GraphBatch, Tensor]:
+    """Returns graphs and shuffled classes: stars, paths and rings of 4 to 6 nodes with a few odd labels.
+
+    Every third has a node without neighbours.
+    """
+    draws = random.Random(seed)
+    labels = [label for label in range(3) for _ in range(per_class)]
+    draws.shuffle(labels)
+    made = []
+    for number, label in enumerate(labels):
+        size = draws.randint(4, 6)
+        links = {
+            0: [(0, leaf) for leaf in range(1, size)],
+            1: [(node, node + 1) for node in range(size - 1)],
+            2: [(node, (node + 1) % size) for node in range(size)],
+        }[label]
+        nodes = [(draws.choices((0, 1, 2), (12, 1, 1))[0], int(node == 0)) for node in range(size)]
+        edges = {link: (int(draws.random() < 0.1),) for link in links}
+        made.append(Toy(nodes + [(2, 1)] * (number % 3 == 0), edges, label))
+    return batch_of(made), torch.tensor(labels)
+
+
+@pytest.fixture(scope="session")
+def motifs() -> GraphData:
+    """A generated graph data set: 3 classes of 20 training and 6 validation graphs, which share some of their trees."""
+    return GraphData(MOTIFS, *draw_motifs(20, 0), *draw_motifs(6, 1), fingerprint="cd" * 32)
+
+
+@pytest.fixture
+def motifs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder that holds ``motifs`` as a prepared data set, which is known by its name for one test."""
+    monkeypatch.setitem(GRAPH_SPECS, MOTIFS.name, MOTIFS)
+    folder = tmp_path / "data"
+    (folder / MOTIFS.name).mkdir(parents=True)
+    toys, split = [], []
+    for number, (graphs, labels) in enumerate((draw_motifs(20, 0), draw_motifs(6, 1), draw_motifs(8, 2))):
+        toys += toys_of(graphs, labels)
+        split += [number] * len(labels)
+    classes = torch.tensor([toy.label for toy in toys])
+    tensors = pack(batch_of(toys), classes, torch.tensor(split), "motifs")
+    save_file(tensors, folder / MOTIFS.name / "data.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], GraphData]:
+    """Loads a real graph data set, once. Without its files the test is skipped; where CI promises them, it fails."""
+    folder, known = tmp_path_factory.mktemp("graphs"), dict[str, GraphData]()
+
+    def load(name: str) -> GraphData:
+        places = (f"{_RAW[name]}/raw", f"{name}/data.safetensors")
+        if not (REAL_DATA and any((Path(REAL_DATA) / place).exists() for place in places)):
+            if REAL_DATA and os.environ.get("CI"):
+                pytest.fail(f"DDBENCH_DATA={REAL_DATA} holds neither {' nor '.join(places)}")
+            pytest.skip(f"DDBENCH_DATA holds no {name}")
+        if name not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DDBENCH_DATA", REAL_DATA)
+                known[name] = graph_data.load(name, folder)
+        return known[name]
+
+    return load
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from torch import Tensor
 from dd_bench import codec
 from dd_bench import store as store_module
 from dd_bench.errors import DDBenchError, InvalidSetError, UnknownNameError
+from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.manifest import CARD, MANIFEST, SIZE_LIMIT, TENSORS, ControlEntry, ProvenanceEntry
 from dd_bench.seeding import generator
 from dd_bench.sets import (
@@ -37,6 +38,7 @@ from dd_bench.sets import (
     digest_json,
 )
 from dd_bench.store import DamagedSet, Store, StoredSet, open_set
+from tests.conftest import draw_motifs
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2])
 DRAW = generator(0)
@@ -49,6 +51,22 @@ PAYLOADS: dict[str, Payload] = {
     "uint8": Images((PIXELS.sigmoid() * 255).byte()),
     "int8": Compensated(
         (PIXELS[:3].sigmoid() * 255).byte(), OFFSETS.to(torch.int8), torch.tensor([0.001, 0.002]), PAIRS
+    ),
+    "graphs": Graphs.of(draw_motifs(2, 0)[0]),
+    "trees": Trees(
+        features=torch.tensor([[0, 1], [300, 0]]),
+        degrees=torch.tensor([1, 4]),
+        levels=torch.tensor([2, 2]),
+        trunks=torch.tensor([0, 1]),
+        fans=torch.tensor([1, 2]),
+        children=torch.tensor([1, 0, 1]),
+        bonds=torch.tensor([0, 0, 1]),
+        repeats=torch.tensor([1, 3, 1]),
+        bond_labels=torch.tensor([[2], [0]]),
+        tree_counts=torch.tensor([1, 2, 1, 1, 1, 1]),
+        roots=torch.tensor([0, 0, 1, 1, 0, 1, 0]),
+        copies=torch.tensor([1, 2, 0.5, 1, 3, 1, 7]).half(),
+        weights=torch.tensor([1, 4, 0.25, 1, 1, 1]).half(),
     ),
     "half": Compensated((PIXELS[:3].sigmoid() * 255).byte(), OFFSETS.half() / 500, torch.ones(2), PAIRS),
 }
@@ -492,7 +510,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "teacher that leaves the store": (change_in("provenance", parents=["/etc/passwd"]), "no plain name"),
     "preset that writes on the terminal": (change_in("provenance", preset="a\x1b[31m"), "wrong at 'provenance.preset'"),
     "other folder": (change_in("provenance", seed=99), "in a folder of another name; rename the folder to"),
-    "unknown payload": (change_in("payload", kind="trees"), "kind 'trees' is unknown"),
+    "unknown payload": (change_in("payload", kind="bushes"), "kind 'bushes' is unknown"),
     "payload for targets": (change_in("targets", kind="images"), "kind 'images' is unknown"),
     "other payload": (change_in("payload", kind="images"), "expected exactly .*payload.pixels"),
     "other targets": (change(targets={"kind": "hard", "scalars": {}}), "targets.logits.*; expected exactly"),
@@ -538,7 +556,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one tensor more": (lambda folder: swap(folder, tensors(payload_x=LOGITS + 1)), "payload.x.*; expected exactly"),
     "wide classes": (lambda folder: swap(folder, tensors(targets_classes=CLASSES)), "stored as torch.int64, expected"),
     "float classes": (lambda folder: swap(folder, tensors(targets_classes=CLASSES.float())), "stored as torch.float32"),
-    "no classes": (lambda folder: swap(folder, tensors(targets_classes=CLASSES[:0].byte())), "classes is uint8"),
+    "no classes": (
+        lambda folder: swap(folder, tensors(targets_classes=CLASSES[:0].byte())),
+        r"classes is int64 of shape \(0,\); .* not empty",
+    ),
     "few classes": (lambda folder: swap(folder, tensors(targets_classes=CLASSES[:5].byte())), "beside 5 classes"),
     "few pairs": (
         lambda folder: swap(folder, tensors(payload_pairs=PAIRS[:5].to(torch.int8))),
