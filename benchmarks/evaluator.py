@@ -41,6 +41,8 @@ _IPC = 10
 def main(datasets: tuple[str, ...], device: str, protocol: str) -> None:
     """Times a student on random real images, ipc 10, hard labels."""
     chosen, place = find_protocol(protocol), choose_device(device)
+    if not isinstance(chosen, EvalProtocol):
+        raise click.UsageError(f"protocol {protocol} is for graphs; expected one for images, such as quick")
     console = Console(highlight=False)
     console.print(f"{describe_device(place)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name in datasets or ("digits", "cifar10@200"):

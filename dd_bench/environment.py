@@ -46,7 +46,7 @@ def describe_device(device: torch.device) -> str:
 
 def library_versions() -> dict[str, str]:
     """Returns the versions that can move a number."""
-    libraries = ("torch", "torchvision", "kornia", "numpy", "scikit-learn")
+    libraries = ("torch", "torchvision", "torch-geometric", "kornia", "numpy", "scikit-learn")
     return {"ddbench": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
 
 

@@ -5,19 +5,20 @@ another one: add it under a new name.
 """
 
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
-from dd_bench.errors import UnknownNameError
+from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.sets import digest_json
 
 # Each grows when the training code changes what a protocol that counts epochs, or steps, gives for the same seed
-_TRAINERS = {"epochs": 1, "steps": 2}
+_TRAINERS = {"epochs": 1, "steps": 2, "graphs": 1}
 
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """How students are trained on a set.
+    """How students are trained on a set of images.
 
     Attributes:
         name: what people type.
@@ -48,8 +49,86 @@ class EvalProtocol:
 
     def as_json(self, *, described: bool = True) -> dict[str, Any]:
         """Returns the protocol as JSON values, with or without what only describes it."""
-        facts = asdict(self) | {"architectures": list(self.architectures)}
-        return facts if described else {k: v for k, v in facts.items() if k not in ("name", "summary", "architectures")}
+        return _as_json(self, described)
+
+
+@dataclass(frozen=True)
+class GraphProtocol:
+    """How graph students are trained on a set, and how each chooses between candidates on the validation split.
+
+    A student trains one network for each pool and learning rate, all from the same initial weights and on the same
+    batches. The validation score (ROC-AUC for two classes, else accuracy) is read at some steps; the best network at
+    its best step is the student, and it alone is scored on the test split. Every set gets the same budget.
+
+    Attributes:
+        name: what people type.
+        summary: one sentence for boards and ``ddbench list protocols``.
+        architectures: the students trained unless others are asked for; the first is the board's main one.
+        steps: of Adam, for every candidate on every set. Records of trees are one full batch.
+        batch: graphs a step; sets of at most as many are one full batch.
+        weight_decay: L2.
+        pools: how root states become one vector, the candidates' first axis; ties go to the first listed.
+        lrs: learning rates, their second axis.
+        checkpoints: steps after which the validation score is read, ascending to at most ``steps``; ties go to the
+            fewest.
+        labels: what students get; hard classes by cross-entropy, weighted where the set gives weights.
+
+    Raises:
+        ConfigError: for a number out of range, an empty axis, or checkpoints that do not ascend.
+    """
+
+    name: str
+    summary: str
+    architectures: tuple[str, ...]
+    steps: int
+    batch: int = 64
+    weight_decay: float = 5e-4
+    pools: tuple[Literal["sum", "mean"], ...] = ("sum", "mean")
+    lrs: tuple[float, ...] = (1e-2, 1e-3)
+    checkpoints: tuple[int, ...] = ()
+    labels: Literal["class"] = "class"
+
+    def __post_init__(self) -> None:
+        known = {"sum", "mean"}
+        for name, sound, expected in (
+            ("steps", self.steps >= 1, "at least 1"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("weight_decay", 0 <= self.weight_decay < float("inf"), "at least 0"),
+            ("pools", bool(self.pools) and known.issuperset(self.pools), "sum, mean or both"),
+            ("lrs", bool(self.lrs) and all(0 < lr < float("inf") for lr in self.lrs), "some, each more than 0"),
+            (
+                "checkpoints",
+                bool(self.checkpoints)
+                and list(self.checkpoints) == sorted(set(self.checkpoints))
+                and self.checkpoints[0] >= 1
+                and self.checkpoints[-1] <= self.steps,
+                f"some, ascending from 1 to at most {self.steps}",
+            ),
+        ):
+            if not sound:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
+
+    @property
+    def candidates(self) -> list[tuple[Literal["sum", "mean"], float]]:
+        """The (pool, learning rate) that each student tries, in the order in which ties are decided."""
+        return list(product(self.pools, self.lrs))
+
+    @property
+    def id(self) -> str:
+        """The hash of everything that can move a score; names, summaries and default architectures cannot."""
+        return digest_json({"trainer": _TRAINERS["graphs"], "graphs": self.as_json(described=False)})[:8]
+
+    def as_json(self, *, described: bool = True) -> dict[str, Any]:
+        """Returns the protocol as JSON values, with or without what only describes it."""
+        return _as_json(self, described)
+
+
+AnyProtocol = EvalProtocol | GraphProtocol
+
+
+def _as_json(protocol: AnyProtocol, described: bool) -> dict[str, Any]:
+    facts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(protocol).items()}
+    return facts if described else {k: v for k, v in facts.items() if k not in ("name", "summary", "architectures")}
 
 
 # INFER's post-evaluation (zhangxin-xd/UFC, ufc_validation/val_static.py); its length differs by protocol
@@ -57,7 +136,7 @@ _INFER_STUDENT = TrainingRecipe(
     epochs=400, batch=64, optimizer="adamw", lr=1e-3, weight_decay=0.01, mix="mixup", mix_alpha=0.8
 )
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, AnyProtocol] = {
     protocol.name: protocol
     for protocol in (
         EvalProtocol(
@@ -78,6 +157,14 @@ PROTOCOLS = {
             temperature=30.0,
         ),
         EvalProtocol(
+            name="infer-equal",
+            summary="infer-static at equal length: 2000 steps of 64 images for every set, about INFER's own 400 epochs "
+            "at ipc 10 on ten classes.",
+            architectures=("resnet18", "convnet3-batch"),
+            recipe=replace(_INFER_STUDENT, epochs=0, steps=2000),
+            temperature=30.0,
+        ),
+        EvalProtocol(
             name="infer-dyn",
             summary="The set's teachers label every mixed batch; 80 epochs of AdamW, KL at temperature 30 (INFER+Dyn; "
             "teachers count as bytes).",
@@ -94,11 +181,20 @@ PROTOCOLS = {
             recipe=replace(_INFER_STUDENT, epochs=0, steps=800, channels_last=True),
             full_epochs=40,
         ),
+        GraphProtocol(
+            name="graphs",
+            summary="Class labels; 400 steps of Adam for each pool (sum, mean) and rate (0.01, 0.001), of which the "
+            "validation split chooses one and its length.",
+            architectures=("gcn2-x0.5", "gat2-x0.5", "gin2-x0.5"),
+            steps=400,
+            batch=32,
+            checkpoints=(50, 100, 200, 400),
+        ),
     )
 }
 
 
-def find_protocol(name: str) -> EvalProtocol:
+def find_protocol(name: str) -> AnyProtocol:
     """Returns the protocol ``name``, or raises UnknownNameError with the nearest one."""
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)

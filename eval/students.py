@@ -1,31 +1,53 @@
-"""Students: fresh models trained on a synthetic set under a protocol, and scored once on the test split."""
+"""Image students: fresh models trained on a synthetic set under a protocol, and scored once on the test split."""
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dd_bench.data.holdout import TestSplit
 from dd_bench.data.images import ImageData
-from dd_bench.environment import describe_device, library_versions
-from dd_bench.errors import BusyError, ConfigError, InvalidSetError
-from dd_bench.files import home, locked
+from dd_bench.data.specs import DatasetSpec
+from dd_bench.errors import ConfigError
+from dd_bench.files import home
+from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.learn.losses import cross_entropy, distillation
 from dd_bench.learn.training import Labeler, Objective, fit
-from dd_bench.mirror import Mirror
 from dd_bench.models import build
-from dd_bench.networks import has_network, load_network, network_bytes
-from dd_bench.run import Run
-from dd_bench.seeding import derive_seed, seeded
+from dd_bench.networks import has_network, load_network
+from dd_bench.seeding import seeded
 from dd_bench.sets import HardLabels, SoftLabels, Targets
 from dd_bench.store import StoredSet
-from eval.cells import ControlLink, Record, SetFacts, Student, add_student, missing_students
-from eval.protocols import EvalProtocol
+from eval.cells import SetFacts
+from eval.judging import (
+    Bench,
+    Judged,
+    Outcome,
+    baseline_facts,
+    check_same_data,
+    facts_of,
+    is_judged,
+    judge,
+    student_seed,
+)
+from eval.protocols import AnyProtocol, EvalProtocol
+
+if TYPE_CHECKING:
+    from dd_bench.data.graphs import GraphData
+    from eval.graphs import GraphSubject
+
+__all__ = [
+    "Subject",
+    "check_same_data",
+    "full_subject",
+    "is_judged",
+    "judge",
+    "lesson",
+    "student_seed",
+    "subject_of",
+]
 
 
 @dataclass(frozen=True)
@@ -42,138 +64,91 @@ class Subject:
     images: Tensor
     targets: Targets
 
+    def check(self, protocol: AnyProtocol) -> None:
+        """Raises ConfigError if the protocol is for graphs, or asks for teachers that the set does not have."""
+        facts = self.facts
+        if not isinstance(protocol, EvalProtocol):
+            raise ConfigError(
+                f"protocol {protocol.name} is for graphs, but {facts.method} {facts.id} of {facts.dataset} holds "
+                "images; use a protocol for images, for example quick"
+            )
+        parents = self.teachers(protocol)
+        asked = f"protocol {protocol.name} asks the teachers of a set, but"
+        if protocol.labels == "teachers" and not parents:
+            raise ConfigError(f"{asked} {facts.method} {facts.id} has none; use a protocol with stored or class labels")
+        if absent := [parent for parent in parents if not has_network(parent)]:
+            raise ConfigError(
+                f"{asked} {', '.join(absent)} of {facts.method} {facts.id} are not in {home() / 'teachers'}; copy them "
+                "there, or synthesise the set again here"
+            )
 
-def subject_of(stored: StoredSet) -> Subject:
-    """Returns a stored set as a subject; the set is read and verified."""
-    synthetic, origin = stored.load(), stored.provenance
-    facts = SetFacts(
-        id=stored.id,
-        sha256=stored.sha256,
-        method=origin.method,
-        preset=origin.preset,
-        dataset=origin.dataset,
-        fingerprint=origin.fingerprint,
-        ipc=origin.ipc,
-        seed=origin.seed,
-        recipe=origin.recipe,
-        labels=synthetic.targets.kind,
-        images=len(synthetic),
-        bytes=dict(stored.ledger),
-        controls=tuple(
-            ControlLink(method=control.method, labels=control.labels, recipe=control.recipe)
-            for control in origin.controls
-        ),
-        parents=origin.parents,
-        wall_seconds=origin.wall_seconds,
-        teacher_seconds=origin.teacher_seconds,
-        device=origin.device,
-    )
-    return Subject(facts, synthetic.payload.decode(), synthetic.targets)
+    def students(self, runs: int) -> int:
+        """Returns ``runs``: no two students are equal."""
+        return runs
+
+    def teachers(self, protocol: AnyProtocol) -> tuple[str, ...]:
+        """Returns the ids of the teachers that a student needs while it trains."""
+        return self.facts.parents if protocol.labels == "teachers" else ()
+
+    def train(self, protocol: AnyProtocol, architecture: str, bench: Bench) -> Outcome:
+        """Trains one student to the last step and has it scored."""
+        assert isinstance(protocol, EvalProtocol)  # see ``check``
+        spec: DatasetSpec = bench.test.spec
+        with seeded(bench.seed):
+            model = build(architecture, spec)
+        model.to(bench.device)
+        recipe = protocol.recipe
+        if self.facts.ipc == 0:
+            recipe = replace(recipe, steps=0, epochs=protocol.full_epochs)
+        objective, values = lesson(self.targets, protocol, spec.num_classes)
+        fit(
+            model, self.images, values, recipe=recipe, objective=objective, spec=spec, seed=bench.seed, run=bench.run,
+            label=bench.label, labeler=self._labeler(protocol, spec, bench.device),
+        )  # fmt: skip
+        model.eval()
+        metrics = bench.test.score(bench.student, model, device=bench.device)
+        return Outcome(metrics, recipe.total_steps(len(self.images)))
+
+    def _labeler(self, protocol: EvalProtocol, spec: DatasetSpec, device: torch.device) -> Labeler | None:
+        if protocol.labels != "teachers":
+            return None
+        teachers = [load_network(parent, spec)[0].to(device) for parent in self.facts.parents]
+        return lambda pixels: torch.stack([teacher(pixels) for teacher in teachers]).mean(0)
+
+
+def subject_of(stored: StoredSet, data: "ImageData | GraphData | None" = None) -> "Subject | GraphSubject":
+    """Returns a stored set as a subject; the set is read and verified.
+
+    Args:
+        stored: the set.
+        data: the data set it was made from; needed for graphs, whose students choose on its validation split.
+    """
+    synthetic = stored.load()
+    facts, payload = facts_of(stored, synthetic), synthetic.payload
+    if isinstance(payload, Graphs | Trees):
+        from eval.graphs import GraphSubject
+
+        return GraphSubject.of(facts, payload, synthetic.targets, data)
+    return Subject(facts, payload.decode(), synthetic.targets)
 
 
 def full_subject(data: ImageData) -> Subject:
     """Returns all real training data with their own labels as a subject: the orientation line of every board."""
-    facts = SetFacts(
-        id=f"full-{data.fingerprint[:12]}",
-        sha256=data.fingerprint,
-        method="full",
-        preset="all real data",
-        dataset=data.spec.name,
-        fingerprint=data.fingerprint,
-        ipc=0,
-        seed=0,
-        recipe=f"full-{data.fingerprint[:12]}",
-        labels="hard",
-        images=len(data.labels),
-        bytes={"images": data.images.numel(), "labels": len(data.labels)},
-        wall_seconds=0.0,
-        teacher_seconds=0.0,
-        device="none",
-    )
+    facts = baseline_facts(
+        "full", "all real data", dataset=data.spec.name, fingerprint=data.fingerprint, count=len(data.labels),
+        parts={"images": data.images.numel(), "labels": len(data.labels)},
+    )  # fmt: skip
     return Subject(facts, data.images, HardLabels(data.labels))
 
 
-def judge(
-    subject: Subject, protocol: EvalProtocol, architecture: str, *, runs: int, test: TestSplit, device: torch.device,
-    results: Path, mirror: Mirror | None = None, wait: bool = True,
-) -> int:  # fmt: skip
-    """Trains the students of a cell that are missing, records each as soon as it is scored, and returns how many.
+def baselines_of(data: "ImageData | GraphData", protocol: AnyProtocol) -> "tuple[Judged, ...]":
+    """Returns what stands on every board of ``data`` under ``protocol`` and is no set: all real data, above all."""
+    if not isinstance(protocol, EvalProtocol):
+        from dd_bench.data.graphs import GraphData
+        from eval.graphs import baselines
 
-    Args:
-        subject: what students train on.
-        protocol: how.
-        architecture: of the student.
-        runs: students the record should hold.
-        test: the test split of the subject's data set.
-        device: where to train.
-        results: folder of the records.
-        mirror: optional mirror of the training curves.
-        wait: whether to stay until students that another process is training are on record, or leave them to it.
-
-    Raises:
-        InvalidSetError: if the set was made from other data than ``test`` belongs to.
-        ConfigError: if the protocol asks for teachers that the set does not have.
-    """
-    facts = subject.facts
-    check_same_data(facts.id, facts.dataset, facts.fingerprint, test)
-    _check_teachers(subject, protocol)
-    blank = _blank_record(subject, protocol, architecture)
-    trained = 0
-    # Several evaluators share a cell student by student: first what nobody is at, then, patiently, what is left.
-    for wait_seconds in (0, -1) if wait else (0,):
-        for index in missing_students(results, blank, runs):
-            cell = f"{subject.facts.id}-{subject.facts.sha256[:8]}-{protocol.id}-{architecture}-{index}"
-            with suppress(BusyError), locked(f"student {cell}", wait_seconds=wait_seconds):
-                if index in missing_students(results, blank, runs):
-                    run = Run(home() / "runs" / f"student-{cell}", mirror=mirror)
-                    train = partial(_train_student, subject, protocol, architecture, index)
-                    add_student(results, blank, train(cell=cell, run=run, test=test, device=device))
-                    # not before the score is on record: a kill in between would cost all of the training
-                    run.discard(reports=home() / "reports")
-                    trained += 1
-    return trained
-
-
-def is_judged(subject: Subject, protocol: EvalProtocol, architecture: str, *, runs: int, results: Path) -> bool:
-    """Returns whether the record of a cell holds ``runs`` students."""
-    return not missing_students(results, _blank_record(subject, protocol, architecture), runs)
-
-
-def student_seed(subject: Subject, protocol: EvalProtocol, architecture: str, index: int) -> int:
-    """Returns the seed of a student, from the set's bytes (not its name), the protocol's id, and the index."""
-    return derive_seed("student", subject.facts.sha256, protocol.id, architecture, index)
-
-
-def _train_student(
-    subject: Subject, protocol: EvalProtocol, architecture: str, index: int, *, cell: str, run: Run, test: TestSplit,
-    device: torch.device,
-) -> Student:  # fmt: skip
-    seed = student_seed(subject, protocol, architecture, index)
-    facts = subject.facts
-    with seeded(seed):
-        model = build(architecture, test.spec)
-    model.to(device)
-    recipe = protocol.recipe
-    if facts.ipc == 0:
-        recipe = replace(recipe, steps=0, epochs=protocol.full_epochs)
-    objective, values = lesson(subject.targets, protocol, test.spec.num_classes)
-    fit(
-        model, subject.images, values, recipe=recipe, objective=objective, spec=test.spec, seed=seed, run=run,
-        label=f"student {index + 1} {facts.method}", labeler=_labeler(subject, protocol, test, device),
-    )  # fmt: skip
-    model.eval()
-    metrics = test.score(cell, model, device=device)
-    return Student(
-        index=index,
-        seed=seed,
-        metrics=metrics,
-        steps=recipe.total_steps(len(subject.images)),
-        train_seconds=round(run.seconds, 3),
-        device=describe_device(device),
-        threads=torch.get_num_threads(),
-        versions=library_versions(),
-        date=datetime.now(UTC).date().isoformat(),
-    )
+        return baselines(data) if isinstance(data, GraphData) else ()
+    return (full_subject(data),) if isinstance(data, ImageData) and protocol.full_epochs else ()
 
 
 def lesson(targets: Targets, protocol: EvalProtocol, num_classes: int) -> tuple[Objective, Tensor]:
@@ -187,45 +162,3 @@ def lesson(targets: Targets, protocol: EvalProtocol, num_classes: int) -> tuple[
         temperature = protocol.temperature or 1.0
         return partial(distillation, temperature=temperature), torch.zeros(len(targets.classes), num_classes)
     return cross_entropy, F.one_hot(targets.classes, num_classes).float()
-
-
-def _labeler(subject: Subject, protocol: EvalProtocol, test: TestSplit, device: torch.device) -> Labeler | None:
-    if protocol.labels != "teachers":
-        return None
-    teachers = [load_network(parent, test.spec)[0].to(device) for parent in subject.facts.parents]
-    return lambda pixels: torch.stack([teacher(pixels) for teacher in teachers]).mean(0)
-
-
-def _blank_record(subject: Subject, protocol: EvalProtocol, architecture: str) -> Record:
-    needed = subject.facts.parents if protocol.labels == "teachers" else ()
-    return Record(
-        protocol_name=protocol.name,
-        protocol_id=protocol.id,
-        protocol=protocol.as_json(),
-        architecture=architecture,
-        teacher_bytes=sum(network_bytes(parent) for parent in needed),
-        set=subject.facts,
-    )
-
-
-def _check_teachers(subject: Subject, protocol: EvalProtocol) -> None:
-    if protocol.labels != "teachers":
-        return
-    facts = subject.facts
-    asked = f"protocol {protocol.name} asks the teachers of a set, but"
-    if not facts.parents:
-        raise ConfigError(f"{asked} {facts.method} {facts.id} has none; use a protocol with stored or class labels")
-    if absent := [parent for parent in facts.parents if not has_network(parent)]:
-        raise ConfigError(
-            f"{asked} {', '.join(absent)} of {facts.method} {facts.id} are not in {home() / 'teachers'}; copy them "
-            "there, or synthesise the set again here"
-        )
-
-
-def check_same_data(set_id: str, dataset: str, fingerprint: str, test: TestSplit) -> None:
-    """Raises InvalidSetError unless a set was made from the copy of the data that ``test`` belongs to."""
-    if fingerprint != test.fingerprint:
-        raise InvalidSetError(
-            f"set {set_id} was made from {dataset} with fingerprint {fingerprint[:12]}, but the data here have "
-            f"{test.fingerprint[:12]}; point --data-dir at the copy it was made from, or synthesise it again"
-        )

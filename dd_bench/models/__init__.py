@@ -1,7 +1,17 @@
-"""Image classifiers by name, all from pixel space to logits."""
+"""Classifiers by name: of images, from pixel space to logits, and of graphs, from message plans to logits."""
 
-from dd_bench.models.architecture import FAMILIES, Architecture, Family, build
+from dd_bench.models.architecture import FAMILIES, Architecture, Family, GraphFamily, build, check_fit
 from dd_bench.models.classifier import Classifier, count_parameters
 from dd_bench.models.normalizer import Normalizer
 
-__all__ = ["FAMILIES", "Architecture", "Classifier", "Family", "Normalizer", "build", "count_parameters"]
+__all__ = [
+    "FAMILIES",
+    "Architecture",
+    "Classifier",
+    "Family",
+    "GraphFamily",
+    "Normalizer",
+    "build",
+    "check_fit",
+    "count_parameters",
+]

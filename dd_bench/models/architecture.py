@@ -1,8 +1,9 @@
 """Names of architectures and what they build: ``<family>[-<norm>][-x<factor>]``.
 
 ``convnet3`` is the ConvNet of three blocks with instance normalisation, ``convnet3-batch-x0.25`` the same with
-BatchNorm and a quarter of the channels, ``resnet18-x0.25`` a ResNet-18 of width 16. An architecture has one canonical
-spelling, which is what records and files carry, so that equal networks are never two rows of a board.
+BatchNorm and a quarter of the channels, ``resnet18-x0.25`` a ResNet-18 of width 16, ``gin2-x0.5`` a graph network of
+two layers and width 64. An architecture has one canonical spelling, which is what records and files carry, so that
+equal networks are never two rows of a board.
 """
 
 import re
@@ -10,20 +11,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Self, overload
 
+from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.models import convnet, efficientnet, mobilenetv2, resnet, shufflenet
 from dd_bench.models.classifier import Classifier, Features
 
+if TYPE_CHECKING:
+    from dd_bench.models.gnn import GraphNetwork, Kind
+
 MAX_FACTOR = 4.0
+MAX_LAYERS = 5
 _FACTOR = re.compile(r"x([0-9]+(?:\.[0-9]+)?)")
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a family of networks offers.
+    """What a family of image networks offers.
 
     Attributes:
         summary: one line for listings.
@@ -34,6 +40,22 @@ class Family:
     summary: str
     norms: tuple[str, ...]
     features: Callable[["Architecture", DatasetSpec], Features]
+
+
+@dataclass(frozen=True)
+class GraphFamily:
+    """What a family of graph networks offers.
+
+    Attributes:
+        summary: one line for listings.
+        kind: of layer.
+        layers: how many.
+    """
+
+    summary: str
+    kind: "Kind"
+    layers: int
+    norms: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -104,18 +126,42 @@ class Architecture:
         return f"{self.family}{norm}{factor}"
 
 
-def build(name: str, spec: DatasetSpec) -> Classifier:
+@overload
+def build(name: str, spec: DatasetSpec) -> Classifier: ...
+@overload
+def build(name: str, spec: GraphSpec) -> "GraphNetwork": ...
+def build(name: str, spec: DatasetSpec | GraphSpec) -> "Classifier | GraphNetwork":
     """Returns the named network with fresh weights on the CPU, in training mode, for the data set ``spec`` describes.
 
-    The network takes float pixels (N, C, H, W), nominally in [0, 1], and returns logits (N, K). Its forward pass draws
-    no random numbers; its initial weights come from torch's global generator: build inside ``seeding.seeded(seed)``.
+    Image networks take float pixels (N, C, H, W), nominally in [0, 1], and return logits (N, K); graph networks take a
+    ``graphs.MessagePlan`` and return logits (count, K). Their forward pass draws no random numbers; their initial
+    weights come from torch's global generator: build inside ``seeding.seeded(seed)``.
 
     Raises:
         UnknownNameError: for an unknown family.
-        ConfigError: for a malformed name, or an image too small for a ConvNet's depth.
+        ConfigError: for a malformed name, an image network for graphs or a graph network for images, or an image too
+            small for a ConvNet's depth.
     """
     architecture = Architecture.parse(name)
-    return Classifier(spec, FAMILIES[architecture.family].features(architecture, spec))
+    check_fit(name, spec)
+    family = FAMILIES[architecture.family]
+    if isinstance(spec, DatasetSpec) and isinstance(family, Family):
+        return Classifier(spec, family.features(architecture, spec))
+    assert isinstance(spec, GraphSpec)
+    assert isinstance(family, GraphFamily)
+    from dd_bench.models.gnn import GraphNetwork  # PyTorch Geometric takes seconds, which those of images need not wait
+
+    return GraphNetwork(spec, family.kind, family.layers, architecture.factor)
+
+
+def check_fit(name: str, spec: DatasetSpec | GraphSpec) -> None:
+    """Raises ConfigError if the named network takes images and the data are graphs, or the reverse."""
+    needs_graphs = isinstance(FAMILIES[Architecture.parse(name).family], GraphFamily)
+    if needs_graphs != isinstance(spec, GraphSpec):
+        takes, holds, example = ("graphs", "images", "convnet3") if needs_graphs else ("images", "graphs", "gin2-x0.5")
+        raise ConfigError(
+            f"model {name} takes {takes}, but {spec.name} holds {holds}; choose one for {holds}, for example {example}"
+        )
 
 
 def _usage(family: str) -> str:
@@ -128,7 +174,14 @@ def _convnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Featu
     return convnet.convnet_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
 
 
-FAMILIES: dict[str, Family] = {
+_GRAPH_TITLES: "dict[Kind, str]" = {
+    "gcn": "Graph convolutions (GCN)",
+    "gat": "Graph attention (GAT), 4 heads",
+    "gin": "Graph isomorphism network (GIN, GINE)",
+    "sage": "GraphSAGE, mean",
+}
+
+FAMILIES: dict[str, Family | GraphFamily] = {
     **{
         f"convnet{depth}": Family(
             f"ConvNet with {depth} block{'s' if depth > 1 else ''} of width 128 (DC, DSA, MTT)",
@@ -157,5 +210,12 @@ FAMILIES: dict[str, Family] = {
         (),
         lambda architecture, spec: shufflenet.shufflenetv1_features(spec, factor=architecture.factor),
     ),
+    **{
+        f"{kind}{layers}": GraphFamily(
+            f"{title} with {layers} layer{'s' if layers > 1 else ''} of width 128, for graphs", kind, layers
+        )
+        for kind, title in _GRAPH_TITLES.items()
+        for layers in range(1, MAX_LAYERS + 1)
+    },
 }
 """Every architecture family, in the order listings show them."""

@@ -41,7 +41,7 @@ ONE_DRAW = (0,)  # of every control, which leaves a quarter of the sets to make 
 VICTIM = f"""
 import sys, time
 from dd_bench import run, store
-from eval import students
+from eval import judging
 from eval.protocols import PROTOCOLS
 from synth import base, infer
 from synth.parts import labeler
@@ -63,12 +63,12 @@ def save(path, tree, save_tree=run.save_tree):
         wait_for_death()
     save_tree(path, tree)
 
-def add(results, blank, student, add_student=students.add_student):
+def add(results, blank, student, add_student=judging.add_student):
     if stage == "record" and student.index == last_step:
         wait_for_death()
     return add_student(results, blank, student)
 
-run.save_tree, students.add_student = save, add
+run.save_tree, judging.add_student = save, add
 from dd_bench.cli import main
 for command in {(SYNTH, EVAL)!r}:
     try:

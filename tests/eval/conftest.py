@@ -1,4 +1,4 @@
-"""Subjects to judge, and the protocol they are judged under: a few steps of a tiny network."""
+"""Subjects to judge, and the protocols they are judged under: a few steps of a tiny network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from dd_bench.data.holdout import TestSplit
+from dd_bench.data.graph_reading import GraphRows
+from dd_bench.data.graph_specs import GraphSpec
+from dd_bench.data.graphs import GraphData
+from dd_bench.data.holdout import GraphTestSplit, TestSplit
 from dd_bench.data.images import ImageData, load
+from dd_bench.graphs import GraphBatch
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import build
 from dd_bench.networks import NetworkFacts, save_network
 from dd_bench.seeding import generator, seeded
 from dd_bench.sets import HardLabels, SoftLabels, Targets
 from eval.cells import SetFacts
-from eval.protocols import EvalProtocol
+from eval.protocols import EvalProtocol, GraphProtocol
 from eval.students import Subject
 
 TINY_NET = "convnet1-batch-x0.05"
@@ -26,6 +30,11 @@ TINY = EvalProtocol(
     architectures=(TINY_NET,),
     recipe=TrainingRecipe(steps=4, batch=8, optimizer="adamw", lr=1e-3, weight_decay=0.01, mix="mixup"),
     full_epochs=1,
+)
+
+RINGS = GraphSpec("rings", 2, (4, 2), (3,), ("tree", "ring"))
+TINY_GRAPHS = GraphProtocol(
+    name="tiny-graphs", summary="Six steps.", architectures=("gin2-x0.1",), steps=6, batch=8, checkpoints=(2, 6)
 )
 
 MakeSubject = Callable[..., Subject]
@@ -94,3 +103,40 @@ def teacher(data: ImageData) -> MakeTeacher:
         return network_id
 
     return make
+
+
+def draw_rings(count: int, seed: int) -> tuple[GraphBatch, Tensor]:
+    """Returns graphs and classes: trees, and in turn rings with chords, which have a few nodes more; random labels."""
+    draws = generator(seed)
+    starts, pairs = [0], []
+    for number in range(count):
+        ring, first = number % 2, starts[-1]
+        size = int(torch.randint(4, 10, (), generator=draws)) + ring
+        found = {(int(torch.randint(0, node, (), generator=draws)), node) for node in range(1, size)}
+        if ring:
+            found = {tuple(sorted((node, (node + 1) % size))) for node in range(size)} | {(0, 2)}
+        pairs += [(first + one, first + other) for one, other in sorted(found)]
+        starts.append(first + size)
+    links = torch.tensor(pairs).T
+    bonds = torch.randint(0, 3, (links.shape[1], 1), generator=draws)
+    arcs = torch.cat([links, links.flip(0)], 1)
+    order = (arcs[1] * starts[-1] + arcs[0]).argsort()
+    columns = [torch.randint(0, size, (starts[-1],), generator=draws) for size in RINGS.node_columns]
+    graphs = GraphBatch(torch.stack(columns, 1), arcs[:, order], bonds.repeat(2, 1)[order], torch.tensor(starts))
+    return graphs, torch.arange(count) % 2
+
+
+@pytest.fixture(scope="session")
+def rings() -> GraphData:
+    """A generated graph data set of two classes that a network of one hop can tell apart: 40 and 30 graphs."""
+    return GraphData(RINGS, *draw_rings(40, 0), *draw_rings(30, 1), fingerprint="ab" * 32)
+
+
+@pytest.fixture
+def rings_test() -> GraphTestSplit:
+    return GraphTestSplit(GraphRows(RINGS, *draw_rings(50, 2), "ab" * 32))
+
+
+@pytest.fixture
+def tiny_graphs() -> GraphProtocol:
+    return TINY_GRAPHS

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from dd_bench.errors import UnknownNameError
+from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import Architecture
 from eval import protocols
-from eval.protocols import PROTOCOLS, EvalProtocol, find_protocol
+from eval.protocols import PROTOCOLS, AnyProtocol, EvalProtocol, GraphProtocol, find_protocol
 
 # Another value for each field of a recipe; a new field belongs here, and into the hash.
 OTHER_RECIPE: dict[str, Any] = {
@@ -19,6 +19,10 @@ OTHER_RECIPE: dict[str, Any] = {
     "channels_last": True,
 }  # fmt: skip
 OTHER_PROTOCOL: dict[str, Any] = {"labels": "class", "temperature": 20.0, "full_epochs": 41}
+OTHER_GRAPHS: dict[str, Any] = {
+    "steps": 401, "batch": 63, "weight_decay": 0.0, "pools": ("mean", "sum"), "lrs": (1e-2,), "checkpoints": (200,),
+    "labels": "stored",
+}  # fmt: skip
 DESCRIPTION: dict[str, Any] = {"name": "another", "summary": "Other words.", "architectures": ("convnet1",)}
 
 
@@ -29,7 +33,14 @@ def static() -> EvalProtocol:
 
 def test_ids_are_those_of_the_records() -> None:
     """An id that moves orphans every record that carries it: make a new protocol instead."""
-    known = {"hard": "d7617679", "infer-static": "96163ea6", "infer-dyn": "7f817b8e", "quick": "491aea5a"}
+    known = {
+        "hard": "d7617679",
+        "infer-static": "96163ea6",
+        "infer-dyn": "7f817b8e",
+        "quick": "491aea5a",
+        "infer-equal": "436613e1",
+    }
+    known["graphs"] = "e25b6a08"
     assert {name: protocol.id for name, protocol in PROTOCOLS.items()} == known
 
 
@@ -47,14 +58,25 @@ def test_every_other_field_moves_the_id_or_only_describes(static: EvalProtocol, 
     assert (other.id == static.id) == (field in DESCRIPTION)
 
 
+@pytest.mark.parametrize("field", [field.name for field in fields(GraphProtocol)])
+def test_every_field_of_a_graph_protocol_moves_the_id_or_only_describes(field: str) -> None:
+    graphs = PROTOCOLS["graphs"]
+    other = replace(graphs, **{field: (OTHER_GRAPHS | DESCRIPTION)[field]})
+    assert getattr(other, field) != getattr(graphs, field)
+    assert (other.id == graphs.id) == (field in DESCRIPTION)
+
+
 def test_a_new_trainer_moves_every_id(static: EvalProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
     before = static.id
     steps = replace(static, recipe=replace(static.recipe, epochs=0, steps=100))
     monkeypatch.setattr(protocols, "_TRAINERS", {"epochs": 5, "steps": 2})
     assert static.id != before
     counting = steps.id
-    monkeypatch.setattr(protocols, "_TRAINERS", {"epochs": 5, "steps": 6})
+    monkeypatch.setattr(protocols, "_TRAINERS", {"epochs": 5, "steps": 6, "graphs": 1})
     assert steps.id != counting
+    graphs = PROTOCOLS["graphs"].id
+    monkeypatch.setattr(protocols, "_TRAINERS", {"graphs": 7})
+    assert PROTOCOLS["graphs"].id != graphs
 
 
 def test_ids_and_names_are_unique() -> None:
@@ -63,17 +85,18 @@ def test_ids_and_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
-def test_json_is_the_whole_protocol(protocol: EvalProtocol) -> None:
+def test_json_is_the_whole_protocol(protocol: AnyProtocol) -> None:
     read = json.loads(json.dumps(protocol.as_json(), allow_nan=False))
-    again = EvalProtocol(
-        **read | {"recipe": TrainingRecipe(**read["recipe"]), "architectures": tuple(read["architectures"])}
-    )
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+    if "recipe" in values:
+        values["recipe"] = TrainingRecipe(**read["recipe"])
+    again = type(protocol)(**values)
     assert again == protocol
     assert again.id == protocol.id
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
-def test_students_are_spelt_canonically(protocol: EvalProtocol) -> None:
+def test_students_are_spelt_canonically(protocol: AnyProtocol) -> None:
     assert protocol.architectures
     assert [str(Architecture.parse(name)) for name in protocol.architectures] == list(protocol.architectures)
 
@@ -110,6 +133,26 @@ def test_dynamic_labels_get_the_epochs_of_static_ones_divided_by_the_images_of_a
 def test_quick_is_as_long_for_every_set() -> None:
     recipe = PROTOCOLS["quick"].recipe
     assert {recipe.total_steps(images) for images in (10, 100, 1437)} == {800}
+
+
+def test_graph_students_try_every_pool_with_every_rate() -> None:
+    graphs = PROTOCOLS["graphs"]
+    assert isinstance(graphs, GraphProtocol)
+    assert graphs.candidates == [("sum", 1e-2), ("sum", 1e-3), ("mean", 1e-2), ("mean", 1e-3)]
+    assert graphs.checkpoints[-1] == graphs.steps
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0), ("batch", 0), ("weight_decay", -1.0), ("weight_decay", float("nan")), ("pools", ()),
+        ("pools", ("max",)), ("lrs", ()), ("lrs", (0.0,)), ("checkpoints", ()), ("checkpoints", (0,)),
+        ("checkpoints", (401,)), ("checkpoints", (100, 50)), ("checkpoints", (50, 50)),
+    ],
+)  # fmt: skip
+def test_rejects_graph_protocols_out_of_range(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{field} is .*; expected "):
+        replace(PROTOCOLS["graphs"], **{field: value})
 
 
 def test_find_protocol() -> None:

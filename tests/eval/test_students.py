@@ -24,7 +24,7 @@ from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.sets import HardLabels, Images, Provenance, SoftLabels, SyntheticSet
 from dd_bench.store import Store
-from eval import students
+from eval import judging, students
 from eval.cells import Record, SetFacts, read_record, read_records
 from eval.protocols import PROTOCOLS, EvalProtocol
 from eval.students import Subject, full_subject, judge, lesson, student_seed, subject_of
@@ -417,7 +417,7 @@ def test_teachers_on_plain_pixels_teach_what_they_had_written_down(
     plain = replace(dyn, recipe=replace(dyn.recipe, steps=12, augment="none", mix="none"))
     models = [load_network(parent, data.spec)[0] for parent in parents]
     logits = torch.stack([model(subject().images) for model in models]).mean(0)
-    monkeypatch.setattr(students, "student_seed", lambda *_: 5)  # which otherwise knows the protocol
+    monkeypatch.setattr(judging, "student_seed", lambda *_: 5)  # which otherwise knows the protocol
     judged(subject(logits=logits, parents=parents), plain)
     judged(subject(logits=logits), replace(plain, labels="stored"), results=tmp_path / "static")
     judged(subject(logits=-logits), replace(plain, labels="stored"), results=tmp_path / "opposite")

@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dd_bench.data.specs import DatasetSpec
+from dd_bench.models import FAMILIES, Family
 from dd_bench.seeding import seeded
+
+IMAGE_FAMILIES = sorted(name for name, family in FAMILIES.items() if isinstance(family, Family))
 
 
 def spec_of(name: str, image_shape: tuple[int, int, int], num_classes: int) -> DatasetSpec:

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
-from dd_bench.models import FAMILIES, Architecture, build, count_parameters
+from dd_bench.models import FAMILIES, Architecture, build, check_fit, count_parameters
+from tests.models.conftest import IMAGE_FAMILIES
 
 spellings = st.sampled_from(sorted(FAMILIES)).flatmap(
     lambda family: st.builds(
@@ -33,6 +35,7 @@ def test_round_trip(architecture: Architecture) -> None:
         ("convnet5-none", "convnet5-none"),
         ("resnet18-x2.0", "resnet18-x2"),
         ("mobilenetv2-x0.00001", "mobilenetv2-x0.00001"),
+        ("gin2-x0.50", "gin2-x0.5"),
     ],
 )
 def test_canonical_names(name: str, canonical: str) -> None:
@@ -48,7 +51,7 @@ def test_equal_networks_are_equal() -> None:
     [
         ("convnet", "unknown model 'convnet'; did you mean 'convnet.'"),
         ("ConvNet3", "did you mean 'convnet3'"),
-        ("convnet6", "convnet5, efficientnetb0, mobilenetv2, resnet18, shufflenetv1"),
+        ("convnet6", "convnet5, efficientnetb0, gat1, .*, mobilenetv2, resnet18, sage1, .*, shufflenetv1"),
         ("", "unknown model ''"),
         (" convnet3", "unknown model ' convnet3'"),
     ],
@@ -63,6 +66,7 @@ def test_rejects_unknown_families(name: str, message: str) -> None:
     [
         ("convnet3-group", "found the norm 'group', expected one of instance, batch, none; spell it convnet3"),
         ("resnet18-batch", "found the norm 'batch', expected none to be named"),
+        ("gat3-batch", "found the norm 'batch', expected none to be named"),
         ("convnet3-x0", "found the width factor 0.0, expected one above 0 and at most 4"),
         ("convnet3-x4.01", "found the width factor 4.01"),
         ("convnet3-x" + "9" * 400, "found the width factor inf"),
@@ -104,8 +108,21 @@ def test_parameter_count_matches_reference_with_100_classes(cifar100: DatasetSpe
     assert count_parameters(build("resnet18", cifar100)) == 11_220_132
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
 def test_factor_scales_the_network(family: str, cifar10: DatasetSpec) -> None:
     sizes = [count_parameters(build(f"{family}-x{factor}", cifar10)) for factor in (0.125, 0.25, 0.5, 1)]
     assert sizes == sorted(set(sizes))
     assert sizes[0] < sizes[-1] / 6
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in IMAGE_FAMILIES])
+def test_graph_networks_refuse_images(family: str, cifar10: DatasetSpec) -> None:
+    with pytest.raises(ConfigError, match=f"model {family} takes graphs, but cifar10 holds images; choose one for"):
+        build(family, cifar10)
+
+
+def test_image_networks_refuse_graphs() -> None:
+    nci1 = GraphSpec("nci1", 2, (37,), (), ("inactive", "active"))
+    with pytest.raises(ConfigError, match=r"model convnet3 takes images, but nci1 holds graphs; .* gin2-x0\.5$"):
+        build("convnet3", nci1)
+    check_fit("sage5-x2", nci1)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
-from dd_bench.models import FAMILIES, Classifier, build
+from dd_bench.models import Classifier, build
 from dd_bench.seeding import generator, seeded
+from tests.models.conftest import IMAGE_FAMILIES
 
 SMALL = ["convnet2-x0.125", "convnet3-batch-x0.125", "convnet3-none-x0.125", "resnet18-x0.125"]
 SMALL += ["mobilenetv2-x0.25", "efficientnetb0-x0.25", "shufflenetv1-x0.25"]
@@ -26,7 +27,7 @@ def seeded_model(name: str, spec: DatasetSpec) -> Classifier:
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.125, 0.3])
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
 def test_shapes(family: str, factor: float, cifar10: DatasetSpec) -> None:
     model = build(f"{family}-x{factor}", cifar10).eval()
     embeddings = model.embed(images(cifar10))
