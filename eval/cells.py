@@ -8,13 +8,22 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from dd_bench.errors import InvalidSetError
 from dd_bench.files import locked, safe_name, slug, write_atomic
 
 SCHEMA = 1
 SIZE_LIMIT = 1 << 24  # bytes of a record; a student takes some 600
+HEADLINES = {"auc": "ROC-AUC", "top1": "top-1"}  # what a record may be ranked by, the first that it has
 
 
 class _Strict(BaseModel):
@@ -42,7 +51,7 @@ class SetFacts(_Strict):
     preset: str
     dataset: str
     fingerprint: str
-    ipc: int = Field(ge=0)  # 0: all real data
+    ipc: int = Field(ge=0)  # 0: a baseline, such as all real data or an untrained net
     seed: int
     recipe: str
     labels: Literal["hard", "soft"]
@@ -56,17 +65,31 @@ class SetFacts(_Strict):
 
 
 class Student(_Strict):
-    """One trained student. ``metrics`` are of the last epoch on the test split: ``top1`` in [0, 1], ``nll`` in nats."""
+    """One trained student, or an untrained one of 0 ``steps``.
+
+    ``metrics`` are on the test split, of the last epoch or of what was chosen: ``top1`` in [0, 1], ``nll`` in nats, and
+    for graphs of two classes ``auc`` in [0, 1]. ``choice`` is what was chosen for this student on a validation split,
+    with its score there (pool, lr, steps, …); it is written only where something was.
+    """
 
     index: int = Field(ge=0)
     seed: int
     metrics: dict[str, float]
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0)
     train_seconds: float = Field(ge=0)
     device: str
     threads: int
     versions: dict[str, str]
     date: str
+    choice: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_choice(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a choice that was none, so that a record from before there were choices keeps its bytes."""
+        known: dict[str, Any] = dump(self)
+        if not self.choice:
+            known.pop("choice", None)
+        return known
 
 
 class Record(_Strict):
@@ -84,6 +107,11 @@ class Record(_Strict):
     teacher_bytes: int = Field(ge=0, default=0)
     set: SetFacts
     students: tuple[Student, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The metric that boards rank by: ``auc`` where students have it, else ``top1``."""
+        return next((name for name in HEADLINES if any(name in one.metrics for one in self.students)), "top1")
 
 
 def record_path(results: Path, record: Record) -> Path:
@@ -110,7 +138,8 @@ def read_record(path: Path) -> Record:
         if len(raw) > SIZE_LIMIT:
             raise ValueError(f"over {SIZE_LIMIT} bytes")
         record = Record.model_validate_json(raw, strict=True)
-        json.dumps(record.protocol, allow_nan=False)  # NaN is no JSON, but pydantic reads it where anything may stand
+        # NaN is no JSON, but pydantic reads it where anything may stand
+        json.dumps([record.protocol, *(student.choice for student in record.students)], allow_nan=False)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"

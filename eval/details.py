@@ -1,14 +1,20 @@
 """The folded part of a section: exact bytes, steps, teachers, versions, and the whole protocol."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from pydantic import JsonValue
 
+from eval.cells import Student
 from eval.frames import frame
 from eval.markdown import code, escape, span, table
-from eval.sections import Row, Section
+from eval.rows import Row
+from eval.sections import Section
 from eval.statistics import nested
+
+_MANY = 4  # different values of a choice, up to which each is counted
 
 
 def details(section: Section, names: Mapping[str, str]) -> str:
@@ -24,7 +30,7 @@ def details(section: Section, names: Mapping[str, str]) -> str:
     return "\n\n".join(
         [
             "<details><summary>Exact bytes, steps, other metrics, teachers, versions, the whole protocol</summary>",
-            table(pd.DataFrame([_exact(row, names) for row in rows])),
+            table(_choices(rows, pd.DataFrame([_exact(row, names) for row in rows]))),
             f"Judged from {dates[0]} to {dates[-1]} with {libraries or 'unrecorded versions'}.",
             f"```json\n{protocol}\n```",
             "</details>",
@@ -37,7 +43,8 @@ def _exact(row: Row, names: Mapping[str, str]) -> dict[str, str]:
     parts = [f"{escape(part)} {count:,}" for part, count in sorted(largest.bytes.items())]
     students = frame(row.links)
     draws = [part for _, part in students[~students["again"]].groupby("draw")]
-    metrics = sorted({name for _, record in row.links for one in record.students for name in one.metrics} - {"top1"})
+    metrics = sorted({name for _, record in row.links for one in record.students for name in one.metrics})
+    metrics.remove(row.links[0][1].headline)
     means = {
         name: nested([list(part[name].dropna()) for part in draws if part[name].notna().any()]).mean for name in metrics
     }
@@ -52,3 +59,37 @@ def _exact(row: Row, names: Mapping[str, str]) -> dict[str, str]:
         "other metrics": ", ".join(f"{escape(name)} {mean:.3f}" for name, mean in means.items()),
         "teachers": " ".join(code(one) for one in sorted({one for group in row.teachers for one in group})),
     }
+
+
+def _choices(rows: Sequence[Row], cells: pd.DataFrame) -> pd.DataFrame:
+    """Returns the cells with a column of what was chosen on validation data, where anything was."""
+    told = [_chosen(row) for row in rows]
+    return cells.assign(**{"chosen on validation data": told}) if any(told) else cells
+
+
+def _chosen(row: Row) -> str:
+    """Returns the values of each choice with the number of students that have them; of many numbers only the span."""
+    students: dict[tuple[str, int], Student] = {}
+    for _, record in row.links:
+        for student in record.students:  # a set again, of the same bytes, has the same students
+            students.setdefault((record.set.sha256, student.seed), student)
+    values: dict[str, list[JsonValue]] = {}
+    for name, value in (pair for student in students.values() for pair in student.choice.items()):
+        values.setdefault(name, []).append(value)
+    return "; ".join(f"{escape(name)} {_tally(values[name])}" for name in sorted(values))
+
+
+def _tally(values: Sequence[JsonValue]) -> str:
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    counts = Counter(_word(value) for value in values)
+    if len(counts) > _MANY and len(numbers) == len(values):
+        return f"{min(numbers):.3g}–{max(numbers):.3g}"
+    return " / ".join(
+        f"{escape(word)} × {count}" for word, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    )
+
+
+def _word(value: JsonValue) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

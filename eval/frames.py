@@ -18,8 +18,9 @@ def checked(links: Sequence[Link], results: Path) -> list[Link]:
     """Returns the records under ``results`` that hold students.
 
     Raises:
-        InvalidSetError: for a record outside its place (a copy would count twice), a student twice, a top-1 that is
-            absent or no fraction, or one protocol id (or recipe) that stands for two different things.
+        InvalidSetError: for a record outside its place (a copy would count twice), a student twice, a top-1 (or an AUC
+            that other students have) that is absent or no fraction, or one protocol id (or recipe) that stands for two
+            different things.
     """
     meanings: dict[tuple[str, str], tuple[object, Path]] = {}
     for path, record in links:
@@ -43,7 +44,8 @@ def checked(links: Sequence[Link], results: Path) -> list[Link]:
 def frame(links: Sequence[Link]) -> pd.DataFrame:
     """Returns one row a student, with its metrics and what boards group by.
 
-    ``record`` is the position in ``links``. ``draw`` numbers the independent sets of a recipe: sets are one draw if
+    ``score`` is the record's headline metric. ``record`` is the position in ``links``; ``seed`` is the student's,
+    ``set_seed`` the one its set was made with. ``draw`` numbers the independent sets of a recipe: sets are one draw if
     they share their id (the same seed, synthesised again elsewhere) or their bytes (a method that gives the same set
     for every seed), for neither is a repetition. ``again`` marks a student whose bytes and seed another one had
     before it, as the students of such sets have: it is the same student, and no further evidence.
@@ -56,8 +58,12 @@ def frame(links: Sequence[Link]) -> pd.DataFrame:
             "protocol_id": record.protocol_id,
             "architecture": record.architecture,
             "record": position,
+            "set_seed": record.set.seed,
         }
-        rows.extend({**one.metrics, **facts, **cell, "seed": one.seed} for one in record.students)
+        rows.extend(
+            {**one.metrics, **facts, **cell, "seed": one.seed, "score": one.metrics[record.headline]}
+            for one in record.students
+        )
     draws = _draws([record for _, record in links])
     students = pd.DataFrame(rows)
     return students.assign(
@@ -75,13 +81,14 @@ def _check_students(path: Path, record: Record) -> None:
     indices = [student.index for student in record.students]
     if len(set(indices)) < len(indices):
         raise InvalidSetError(f"{path} holds a student twice (indices {indices}); delete it and judge the set again")
-    for student in record.students:
-        top1 = student.metrics.get("top1")
-        if top1 is None or not 0 <= top1 <= 1:
-            raise InvalidSetError(
-                f"{path}: student {student.index} has top1 {'missing' if top1 is None else top1}; "
-                "expected a fraction in [0, 1]: delete the record and judge the set again"
-            )
+    for name in dict.fromkeys(("top1", record.headline)):
+        for student in record.students:
+            score = student.metrics.get(name)
+            if score is None or not 0 <= score <= 1:
+                raise InvalidSetError(
+                    f"{path}: student {student.index} has {name} {'missing' if score is None else score}; "
+                    "expected a fraction in [0, 1]: delete the record and judge the set again"
+                )
 
 
 def _draws(records: Sequence[Record]) -> list[int]:

@@ -12,11 +12,12 @@ import pandas as pd
 
 from dd_bench.errors import DDBenchError, InvalidSetError
 from dd_bench.files import slug, write_atomic
-from eval.cells import read_records
+from eval.cells import HEADLINES, read_records
 from eval.frames import Link, checked
 from eval.markdown import anchor, code, escape, table
+from eval.notes import chooses_steps, unequal_training
 from eval.sections import Section, sections
-from eval.tables import entry_names, gain, heading, rank, section_markdown, top1, unequal_training
+from eval.tables import entry_names, gain, heading, percent, rank, score, section_markdown
 
 INDEX = "README.md"  # what GitHub shows of a folder
 
@@ -28,18 +29,31 @@ _GUIDE = """\
 
 - **A section** holds what may be compared: the same copy of the data, the same size, the same protocol id, the same
   architecture. Numbers of different protocol ids never share a table.
-- **Entries** are in bold; controls and all real data (`full`, for orientation, with its own number of steps) are plain.
-  The preset follows the method's name, then the recipe's id where two rows would look alike.
+- **Entries** are in bold; controls and, unranked below them, baselines are plain. The preset follows the method's name,
+  then the recipe's id where two rows would look alike.
+- **Baselines** need no distillation: all real data (`full`, for orientation, with its own number of steps), and for
+  graphs a net that was never trained (`untrained`) and classifiers of counts alone (`node-count`, `node-edge-count`).
 - **top-1** is the accuracy of the last epoch on a test split that each student reads once: the mean over sets (seeds of
   synthesis, or random draws) ± half of its 95 % t interval. The unit is the set: the students of one set are no
-  repetitions of the method. Sets with equal bytes count as one.
+  repetitions of the method. Sets with equal bytes count as one. Graphs of two classes are ranked by **ROC-AUC**
+  instead, in percent too (50 is chance); their top-1 is among the other metrics. Where students choose on validation
+  data (steps, pool, learning rate), the score is of what was chosen, and the choices stand in the details.
 - **runs** counts distinct sets × students a set. † marks rows with one set: they speak for that set alone.
 - **rank** is the range that the data allow: rows are compared in pairs (Welch's t test, Holm's correction over the
   table, 5 %), and rows that cannot be told apart share their ranks. Two sets are few: Welch's test with two on one side
   and many on the other errs up to twice as often as it says, so give an entry three or more.
-- **gain over random** is the distance to random real images with the same kind of labels, judged alike, with its 95 %
-  interval. *better*, *tie* and *worse* follow the p-value, which is Holm-corrected over the column, so that an interval
-  just beside zero may still be a tie. Without three judged draws of its control a row has neither gain nor rank.
+- **gain over random** is the distance to random real images (or graphs) with the same kind of labels, judged alike,
+  with its 95 % interval. *better*, *tie* and *worse* follow the p-value, which is Holm-corrected over the column, so
+  that an interval just beside zero may still be a tie. Without three judged draws of its control a row has neither gain
+  nor rank.
+- **Against the other controls** has a p-value that is Holm-corrected over its table. Random images with soft labels
+  stand there beside those with hard labels: what labels alone give. **paired by seed**, a secondary analysis, is the
+  mean difference over the seeds that both sides have (three or more), where sets of one seed have a start in common.
+  Its 95 % interval and p-value are of a paired t test and **not corrected**; it was fixed before the first graphs were
+  judged, but after the first images.
+- **Against what needs no distillation** holds every entry against every baseline but `full`, Holm-corrected over the
+  table: Welch's test against untrained nets, a one-sample t test against the one value of a count. A baseline that no
+  entry is better than is named below the table and, in bold, in the last column above.
 - **bytes** is the size of the set's tensors file (of the largest set) with images, labels and container, and of the
   teachers, where students need them. Nominal images per class are no budget.
 - **synthesis** is wall-clock seconds a set, teachers apart (other sets may share them); **training** is seconds a
@@ -172,20 +186,39 @@ def _summaries(dataset: str, board: list[Section]) -> Iterator[dict[str, str]]:
         names = entry_names(section)
         ranked = [one for one in section.standings if one.row.kind == "entry" and one.rank]
         best = ranked[0] if ranked else None
-        full = [f"{top1(one.row)}" for one in section.standings if one.row.kind == "full"]
+        full = [score(one.row) for one in section.standings if one.row.method == "full"]
         yield {
             "board": f"[{escape(dataset)}]({_file(dataset)}#{anchor(heading(section))})",
             "per class": str(section.ipc or "all"),
             "protocol": f"{escape(section.data.protocol_name)} {code(section.data.protocol_id)}",
             "architecture": escape(section.data.architecture),
             "data": code(section.data.set.fingerprint[:8]),
+            "metric": HEADLINES[section.data.headline],
             "best entry": f"{names[best.row.recipe]}, {best.row.labels} labels" if best else "none ranked yet",
             "rank": f"{rank(best)} of {sum(one.rank is not None for one in section.standings)}" if best else "–",
-            "top-1, %": top1(best.row) if best else "",
+            "score, %": score(best.row) if best else "",
             "gain over random, points": gain(best) if best else "",
-            "training": "**unequal steps**" if unequal_training(section) else "equal steps",
+            "training": _training(section),
             "all real data": ", ".join(full),
+            "baselines not beaten": _unbeaten(section),
         }
+
+
+def _training(section: Section) -> str:
+    if not unequal_training(section):
+        return "equal steps"
+    return "chosen steps" if chooses_steps(section) else "**unequal steps**"
+
+
+def _unbeaten(section: Section) -> str:
+    """Returns the baselines that no entry is better than, in bold, and those that could not be tested."""
+    told = {"not beaten": "**{}**", "untested": "{}, untested"}
+    found = [
+        told[verdict].format(f"{escape(row.method)} ({percent(row)})")
+        for row, verdict in section.verdicts
+        if verdict in told
+    ]
+    return "; ".join(found) or (f"none of {len(section.verdicts)}" if section.verdicts else "–")
 
 
 def _joined(blocks: list[str]) -> str:

@@ -125,6 +125,30 @@ def compare(first: Sample, second: Sample) -> Difference:
     return Difference(gain, gain - reach, gain + reach, float(2 * stdtr(freedom, -abs(gain) / error)))
 
 
+def compare_with_constant(sample: Sample, value: float) -> Difference:
+    """Returns how far the mean lies above a value that has no noise of its own, with the one-sample t test.
+
+    Units that are all equal, or a single one, leave the difference untested, as everywhere.
+    """
+    gain, variance, units = sample.mean - value, sample.variance, len(sample.values)
+    if variance == 0:
+        return Difference(gain, None, None, None)
+    error = math.sqrt(variance / units)
+    reach = error * _quantile(units - 1)
+    return Difference(gain, gain - reach, gain + reach, float(2 * stdtr(units - 1, -abs(gain) / error)))
+
+
+def compare_paired(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Returns the mean difference of pairs with the paired t test: what both of a pair share cancels.
+
+    Raises:
+        ValueError: if the two are not equally long, or empty.
+    """
+    return compare_with_constant(
+        Sample(tuple(one - other for one, other in zip(first, second, strict=True)), "sets"), 0.0
+    )
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns Holm's adjusted p-values, in the given order.
 

@@ -1,17 +1,22 @@
-"""A section of a board as markdown: its table, the notes below it, and the details a sceptic opens."""
+"""A section of a board as markdown: its tables, the notes below them, and the details a sceptic opens."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
 
+from eval.cells import HEADLINES
+from eval.comparisons import Comparison
 from eval.details import details
 from eval.frames import decisive
+from eval.machines import letters, makers, marks, trainers
 from eval.markdown import chance, code, escape, phrase, points, seconds, size, span, table
-from eval.sections import Comparison, Row, Section, Standing
+from eval.notes import notes
+from eval.rows import Row
+from eval.sections import Section, Standing
 from eval.statistics import Difference, nested
 
 _LABEL_USE = {
@@ -27,7 +32,14 @@ def section_markdown(section: Section, folder: Path) -> str:
     blocks = [f"## {escape(heading(section))}", _protocol(section), table(_board(section, names, folder))]
     if section.comparisons:
         blocks += ["Against the other controls:", table(_against(section.comparisons, names))]
-    return "\n\n".join([*blocks, *_notes(section, names), details(section, names)])
+    if section.baselines:
+        blocks += ["Against what needs no distillation:", table(_beside_baselines(section.baselines, names))]
+        blocks += [
+            f"**{escape(row.method)} ({percent(row)}) is not beaten by any entry here.**"
+            for row, verdict in section.verdicts
+            if verdict == "not beaten"
+        ]
+    return "\n\n".join([*blocks, *notes(section, names), details(section, names)])
 
 
 def heading(section: Section) -> str:
@@ -52,18 +64,22 @@ def entry_names(section: Section) -> dict[str, str]:
     return names
 
 
-def top1(row: Row) -> str:
+def percent(row: Row) -> str:
+    """Returns the mean score in percent."""
+    return f"{100 * row.sample.mean:.1f}"
+
+
+def score(row: Row) -> str:
     """Returns the mean in percent with the half-width of its interval, or why there is none."""
-    found = row.estimate
-    mean = f"{100 * found.mean:.1f}"
+    found, mean = row.estimate, percent(row)
     if found.low is None or found.high is None:
-        return f"{mean} ({'one student' if found.units == 1 else 'no spread'})"
-    return f"{mean} ± {50 * (found.high - found.low):.1f}{' †' if _speaks_for_one_set(row) else ''}"
+        return f"{mean} ({'deterministic' if row.constant else 'one student' if found.units == 1 else 'no spread'})"
+    return f"{mean} ± {50 * (found.high - found.low):.1f}{' †' if row.speaks_for_one_set else ''}"
 
 
 def gain(standing: Standing) -> str:
     """Returns the gain over random images with the same labels, or what is missing to know it."""
-    if standing.row.kind == "full":
+    if standing.row.kind == "baseline":
         return ""
     if standing.row.method == "random":
         return "(control)"
@@ -83,13 +99,6 @@ def rank(standing: Standing) -> str:
     return f"{best}" if best == worst else f"{best}–{worst}"
 
 
-def unequal_training(section: Section) -> list[tuple[Row, str]]:
-    """Returns the rows with their numbers of steps, if these differ, and nothing if all trained alike."""
-    rows = [standing.row for standing in section.standings if standing.row.kind != "full"]
-    lengths = [(row, span(student.steps for _, record in row.links for student in record.students)) for row in rows]
-    return lengths if len({steps for _, steps in lengths}) > 1 else []
-
-
 def _protocol(section: Section) -> str:
     data, settings = section.data, section.data.protocol
     words = escape(str(settings["summary"])) if settings.get("summary") else phrase(decisive(data))
@@ -101,18 +110,19 @@ def _protocol(section: Section) -> str:
 
 
 def _board(section: Section, names: Mapping[str, str], folder: Path) -> pd.DataFrame:
-    made, trained = _letters(section, _makers), _letters(section, _trainers)
+    rows = [standing.row for standing in section.standings]
+    made, trained = letters(rows, makers), letters(rows, trainers)
     return pd.DataFrame(
         {
             "rank": rank(one),
             "entry": names[one.row.recipe],
             "labels": one.row.labels,
-            "top-1, %": top1(one.row),
+            f"{HEADLINES[section.data.headline]}, %": score(one.row),
             "runs": _runs(one.row),
             "gain over random, points": gain(one),
             "bytes": _bytes(one.row),
-            "synthesis, s": _synthesis(one.row) + _marks(_makers(one.row), made),
-            "training, s": _training(one.row) + _marks(_trainers(one.row), trained),
+            "synthesis, s": _synthesis(one.row) + marks(makers(one.row), made),
+            "training, s": _training(one.row) + marks(trainers(one.row), trained),
             "records": _records(one.row, folder),
         }
         for one in section.standings
@@ -120,42 +130,51 @@ def _board(section: Section, names: Mapping[str, str], folder: Path) -> pd.DataF
 
 
 def _against(comparisons: Iterable[Comparison], names: Mapping[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(
+    found = list(comparisons)
+    cells = pd.DataFrame(
         {
             "entry": names[one.row.recipe],
             "labels": one.row.labels,
             "control": names.get(one.link.recipe, escape(one.link.method)),
             "its labels": one.link.labels,
-            "gain, points": f"{found.word}, {_interval(found)}" if (found := one.difference) else _missing(one),
-            "p (Holm)": chance(found.p).removeprefix("p ").removeprefix("= ") if found and found.p is not None else "",
+            "gain, points": _gain(one),
+            "p (Holm)": _corrected_chance(one),
+        }
+        for one in found
+    )
+    return (
+        cells.assign(**{"paired by seed": [_paired(one) for one in found]}) if any(o.paired for o in found) else cells
+    )
+
+
+def _beside_baselines(comparisons: Iterable[Comparison], names: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "entry": names[one.row.recipe],
+            "labels": one.row.labels,
+            "baseline": names[one.link.recipe],
+            "gain, points": _gain(one),
+            "p (Holm)": _corrected_chance(one),
         }
         for one in comparisons
     )
 
 
-def _notes(section: Section, names: Mapping[str, str]) -> list[str]:
-    """Returns what the tables' marks mean, and what their intervals do not see."""
-    rows = [standing.row for standing in section.standings]
-    notes = []
-    if any(_speaks_for_one_set(row) for row in rows):
-        notes.append(
-            "† One distinct set: interval, rank and gain are over its students and speak for this set, not for the "
-            "method; the noise of synthesis is not seen."
-        )
-    if any(row.estimate.low is None and row.estimate.units > 1 for row in rows):
-        notes.append("No spread: all scores are equal, which says nothing about their noise; such a row has no rank.")
-    shared = [names[row.recipe] for row in rows if len(row.draws) > 1 and len(row.teachers) == 1]
-    if shared:
-        notes.append(f"The sets of {', '.join(shared)} share their teachers: other teachers' noise is not seen.")
-    if lengths := unequal_training(section):
-        told = ", ".join(f"{names[row.recipe]} ({row.labels}) {steps}" for row, steps in lengths)
-        notes.append(
-            f"**Unequal training**: the protocol fixes epochs, so larger sets train for more steps: {told}. A gain "
-            "over a row with fewer steps is not the images' alone."
-        )
-    made = f"synthesis on {_listed(section, _makers)}; " if any(_makers(row) for row in rows) else ""
-    notes.append(f"Seconds: {made}training on {_listed(section, _trainers)}.")
-    return notes
+def _gain(one: Comparison) -> str:
+    return f"{one.difference.word}, {_interval(one.difference)}" if one.difference else _missing(one)
+
+
+def _corrected_chance(one: Comparison) -> str:
+    if one.difference is None or one.difference.p is None:
+        return ""
+    return chance(one.difference.p).removeprefix("p ").removeprefix("= ")
+
+
+def _paired(one: Comparison) -> str:
+    if one.paired is None:
+        return ""
+    found = one.paired.difference
+    return f"{_interval(found)}{'' if found.p is None else f', {chance(found.p)}'} ({one.paired.seeds} seeds)"
 
 
 def _interval(found: Difference) -> str:
@@ -166,11 +185,6 @@ def _interval(found: Difference) -> str:
 
 def _missing(one: Comparison) -> str:
     return f"control missing ({one.draws} of {one.needed} draws): run `ddbench eval`"
-
-
-def _speaks_for_one_set(row: Row) -> bool:
-    """Whether there is an interval, and it is over the students of one set, for an entry that could have others."""
-    return row.kind != "full" and row.estimate.kind == "students" and row.estimate.low is not None
 
 
 def _runs(row: Row) -> str:
@@ -184,7 +198,7 @@ def _bytes(row: Row) -> str:
 
 
 def _synthesis(row: Row) -> str:
-    if row.kind == "full":
+    if row.kind == "baseline":
         return ""
     sets = {(record.set.id, record.set.sha256): record.set for _, record in row.links}.values()
     teachers = _mean(one.teacher_seconds for one in sets)
@@ -198,31 +212,6 @@ def _training(row: Row) -> str:
 def _records(row: Row, folder: Path) -> str:
     paths = [Path(os.path.relpath(path, folder)).as_posix() for path, _ in row.links]
     return " ".join(f"[{number}]({quote(path, safe='/@=,+')})" for number, path in enumerate(paths, 1))
-
-
-def _makers(row: Row) -> list[str]:
-    return [] if row.kind == "full" else sorted({record.set.device for _, record in row.links})
-
-
-def _trainers(row: Row) -> list[str]:
-    students = [student for _, record in row.links for student in record.students]
-    return sorted({f"{one.device}, threads: {one.threads}" if "cpu" in one.device else one.device for one in students})
-
-
-def _letters(section: Section, machines: Callable[[Row], list[str]]) -> dict[str, str]:
-    """Returns a mark for each machine that a column of seconds was measured on; none if one machine did it all."""
-    names = sorted({name for standing in section.standings for name in machines(standing.row)})
-    return {name: f"m{number}" for number, name in enumerate(names, 1)} if len(names) > 1 else {}
-
-
-def _marks(names: Iterable[str], letters: Mapping[str, str]) -> str:
-    return "".join(f" <sup>{letters[name]}</sup>" for name in names if name in letters)
-
-
-def _listed(section: Section, machines: Callable[[Row], list[str]]) -> str:
-    letters = _letters(section, machines)
-    names = sorted({name for standing in section.standings for name in machines(standing.row)})
-    return " and ".join(f"{escape(name)}{_marks([name], letters)}" for name in names)
 
 
 def _mean(values: Iterable[float]) -> float:

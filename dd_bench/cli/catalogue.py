@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dd_bench.cli import options
+
+if TYPE_CHECKING:
+    from dd_bench.sets import SyntheticSet
 
 _ENDLESS = 100_000  # columns of a page that nobody reads on a terminal
 
@@ -36,16 +40,16 @@ def list_methods() -> None:
 @options.data_dir
 def list_datasets(data_dir: Path | None) -> None:
     """List the data sets, and where they are prepared."""
+    from dd_bench.data.catalogue import all_specs, describe
     from dd_bench.data.prepare import locate
-    from dd_bench.data.specs import SPECS
 
     rows = []
-    for spec in SPECS.values():
+    for spec in all_specs().values():
         found = locate(spec.name, data_dir)
         state = options.shown(found) if found else "not here yet; prepared when first used"
-        rows.append((spec.name, "×".join(map(str, spec.image_shape)), str(spec.num_classes), state))
-    _table(("data set", "C×H×W", "classes", "prepared"), rows)
-    click.echo("NAME@n keeps n training images a class, NAME@n/m also m test images a class.")
+        rows.append((spec.name, describe(spec), str(spec.num_classes), state))
+    _table(("data set", "example", "classes", "prepared"), rows)
+    click.echo("NAME@n keeps n training images a class, NAME@n/m also m test images a class; graphs come whole.")
 
 
 @list_.command("protocols")
@@ -85,7 +89,7 @@ def list_sets() -> None:
         rows.append((found.id, origin.dataset, origin.method, origin.preset, str(origin.ipc), str(origin.seed),
                      str(found.manifest.images), human_bytes(found.size_bytes)))  # fmt: skip
     if rows:
-        _table(("set", "data set", "method", "preset", "ipc", "seed", "images", "size"), rows)
+        _table(("set", "data set", "method", "preset", "ipc", "seed", "items", "size"), rows)
     else:
         click.echo(f"no sets in {options.shown(store.root)}; make one: ddbench synth --method infer --ipc 10")
     for line in damaged:
@@ -102,7 +106,7 @@ def show(reference: str, boards: Path) -> None:
     """
     from dd_bench.files import human_bytes
     from dd_bench.store import Store
-    from eval.cells import read_records
+    from eval.cells import HEADLINES, read_records
 
     stored = Store().find(reference)
     synthetic, origin = stored.load(), stored.provenance
@@ -110,7 +114,7 @@ def show(reference: str, boards: Path) -> None:
         ("set", f"{stored.id} (verified)"),
         ("made by", f"{origin.method}, preset {origin.preset}, ipc {origin.ipc}, seed {origin.seed}"),
         ("of", f"{origin.dataset}, fingerprint {origin.fingerprint[:12]}"),
-        ("images", f"{len(synthetic)} ({stored.manifest.payload.kind}), {synthetic.targets.kind} labels"),
+        ("holds", _content(synthetic)),
         ("size", f"{human_bytes(stored.size_bytes)}: " + ", ".join(f"{k} {v:,} B" for k, v in stored.ledger.items())),
         ("cost", f"{origin.wall_seconds:.1f} s, teachers {origin.teacher_seconds:.1f} s, on {origin.device}"),
         ("teachers", ", ".join(origin.parents) or "none"),
@@ -123,12 +127,31 @@ def show(reference: str, boards: Path) -> None:
     _table(("", ""), rows)
     judged = [(path, record) for path, record in read_records(boards / "results") if record.set.sha256 == stored.sha256]
     for path, record in judged:
-        scores = [student.metrics["top1"] for student in record.students if "top1" in student.metrics]
-        mean = f"{100 * sum(scores) / len(scores):.2f} % top-1" if scores else "no top-1"
+        metric = HEADLINES[record.headline]
+        scores = [one.metrics[record.headline] for one in record.students if record.headline in one.metrics]
+        mean = f"{100 * sum(scores) / len(scores):.2f} % {metric}" if scores else f"no {metric}"
         students = f"{len(record.students)} student{'' if len(record.students) == 1 else 's'}"
         click.echo(f"  {record.protocol_name} {record.architecture}: {mean} over {students}, {options.shown(path)}")
     if not judged:
         click.echo(f"  not judged yet: ddbench eval {stored.id}")
+
+
+def _content(synthetic: "SyntheticSet") -> str:
+    """Returns what a set holds; for computation trees also their size by other people's count."""
+    from dd_bench.codec import payload_bytes
+    from dd_bench.graph_sets import Graphs, Trees
+    from dd_bench.sets import Compensated
+
+    payload, labels = synthetic.payload, f"{synthetic.targets.kind} labels"
+    if isinstance(payload, Trees):
+        return (
+            f"{len(payload)} sets of {len(payload.roots)} trees, {payload.hops} hops, {labels}; "
+            f"{payload_bytes(payload):,} B as shared subtrees, {payload.formula_bytes():,} B as the Mirage paper counts"
+        )
+    if isinstance(payload, Graphs):
+        return f"{len(payload)} graphs, {len(payload.nodes):,} nodes, {labels}"
+    form = "base images and offsets" if isinstance(payload, Compensated) else "plain"
+    return f"{len(payload)} images ({form}), {labels}"
 
 
 def _flat(config: object, prefix: str = "") -> Iterable[tuple[str, object]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import synth
+from dd_bench.data.graph_specs import GRAPH_SPECS
 from dd_bench.data.specs import SPECS
 from dd_bench.models import FAMILIES
 from dd_bench.store import Store
@@ -26,7 +27,7 @@ def test_methods(ddbench: Command) -> None:
     assert rows.pop("method") == ["presets", "what it is"]
     assert set(rows) == set(synth.METHODS)
     assert rows["infer"][0] == "published, small, digits"
-    assert rows["random"][1] == "ipc images of each class, drawn uniformly without replacement."
+    assert rows["random"][1] == "ipc images or graphs of each class, drawn uniformly without replacement."
     assert "`" not in str(rows)
 
 
@@ -45,6 +46,8 @@ def test_datasets(ddbench: Command, digits_dir: Path) -> None:
     assert (shape, classes) == ("1×8×8", "10")
     assert Path(place).resolve() == digits_dir / "digits" / "data.safetensors"
     assert rows["cifar100"] == ["3×32×32", "100", "not here yet; prepared when first used"]
+    assert set(GRAPH_SPECS) < set(rows)
+    assert rows["nci1"] == ["graphs, 37 node labels", "2", "not here yet; prepared when first used"]
 
 
 def test_protocols(ddbench: Command) -> None:
@@ -92,7 +95,7 @@ def test_show(ddbench: Command, made: str) -> None:
     assert rows["made by"][0].startswith("infer, preset digits; inversion.steps=3, ")
     assert rows["made by"][0].endswith(", ipc 2, seed 0")
     assert rows["of"] == [f"digits@20/10, fingerprint {stored.provenance.fingerprint[:12]}"]
-    assert rows["images"] == ["20 (compensated), soft labels"]
+    assert rows["holds"] == ["20 images (base images and offsets), soft labels"]
     assert (
         sum(int(count.replace(",", "")) for count in re.findall(r" ([\d,]+) B", rows["size"][0])) == stored.size_bytes
     )
@@ -108,6 +111,26 @@ def test_show(ddbench: Command, made: str) -> None:
     assert fresh.out.endswith(f"\n  not judged yet: ddbench eval {made}\n")
 
 
+@pytest.mark.parametrize(
+    ("method", "holds"),
+    [
+        ("herding", r"3 graphs, \d+ nodes, hard labels"),
+        (
+            "mirage",
+            r"\d+ sets of \d+ trees, 2 hops, hard labels; [\d,]+ B as shared subtrees, "
+            r"[\d,]+ B as the Mirage paper counts",
+        ),
+    ],
+)
+def test_show_graphs(
+    ddbench: Command, motifs_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str, holds: str
+) -> None:
+    monkeypatch.setenv("DDBENCH_DATA", str(motifs_dir))
+    made = ddbench("synth", "--method", method, "--ipc", "1", "--dataset", "motifs").set_id
+    (found,) = table(ddbench("show", made))["holds"]
+    assert re.fullmatch(holds, found)
+
+
 def test_show_how_a_set_was_judged(ddbench: Command, drawn: str) -> None:
     ddbench("eval", drawn, "--runs", "2")
     answer = ddbench("show", drawn[:4])
@@ -115,6 +138,8 @@ def test_show_how_a_set_was_judged(ddbench: Command, drawn: str) -> None:
     assert re.search(rf"\n  quick {TINY_NET}: \d+\.\d\d % top-1 over 2 students, {re.escape(str(path))}\n$", answer.out)
     path.write_text(path.read_text().replace('"top1"', '"top5"'))
     assert f"\n  quick {TINY_NET}: no top-1 over 2 students" in ddbench("show", drawn).out
+    path.write_text(path.read_text().replace('"top5"', '"auc"'))
+    assert re.search(rf"\n  quick {TINY_NET}: \d+\.\d\d % ROC-AUC over 2 students", ddbench("show", drawn).out)
 
 
 def test_show_refuses_a_damaged_set(ddbench: Command, drawn: str, tensors: Callable[[str], Path]) -> None:

@@ -73,7 +73,33 @@ def test_the_schema_is_what_records_of_the_past_have() -> None:
     assert set(SetFacts.model_fields) == set(FACTS) | {"controls"}
     assert set(Student.model_fields) == {
         "index", "seed", "metrics", "steps", "train_seconds", "device", "threads", "versions", "date",
+        "choice",
     }  # fmt: skip
+
+
+def test_records_of_the_past_keep_their_bytes() -> None:
+    for path, record in read_records(Path(__file__).parents[2] / "leaderboards" / "results"):
+        assert (json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode() == (
+            path.read_bytes()
+        )
+
+
+def test_a_choice_is_kept_and_none_is_not_written(results: Path) -> None:
+    choice = {"pool": "mean", "lr": 0.01, "steps": 40, "validation": 0.75, "tried": [1, 2], "early": None}
+    untrained = student(1).model_copy(update={"steps": 0, "choice": choice})
+    add_student(results, blank(), student(0))
+    path = add_student(results, blank(), untrained)
+    written = json.loads(path.read_text())["students"]
+    assert "choice" not in written[0]
+    assert written[1]["choice"] == choice
+    assert read_record(path).students == (student(0), untrained)
+    assert list(json.loads(student(0).model_dump_json())) == list(written[0])
+
+
+def test_the_headline_is_the_auc_where_students_have_it() -> None:
+    graded = student(0).model_copy(update={"metrics": {"top1": 0.5, "nll": 1.25, "auc": 0.75}})
+    assert blank(students=(graded,)).headline == "auc"
+    assert blank(students=(student(0),)).headline == blank().headline == "top1"
 
 
 def test_no_folder_is_no_records(tmp_path: Path) -> None:
@@ -211,6 +237,11 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "NaN score": (put('"top1": 0.5', '"top1": NaN'), "students.0.metrics.top1.*finite"),
     "infinite score": (put('"top1": 0.5', '"top1": 1e999'), "students.0.metrics.top1.*finite"),
     "NaN in the protocol": (put('"temperature": null', '"temperature": NaN'), "not JSON compliant"),
+    "NaN in a choice": (
+        put('"date": "2026-09-01"', '"date": "2026-09-01", "choice": {"lr": NaN}'),
+        "not JSON compliant",
+    ),
+    "negative steps": (put('"steps": 8', '"steps": -1'), "students.0.steps.*greater than or equal to 0"),
     "extra field": (put('"ipc": 10', '"ipc": 10, "mean": 0.9'), "set.mean.*not permitted"),
     "extra field at the top": (put('"architecture"', '"rank": 1, "architecture"'), "rank.*not permitted"),
     "missing field": (put('"recipe": "ba9876543210",', ""), "set.recipe.*required"),

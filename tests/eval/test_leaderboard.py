@@ -1,23 +1,18 @@
-import hashlib
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dd_bench.errors import DDBenchError, InvalidSetError
-from eval.cells import ControlLink, Record, SetFacts, Student, add_student, read_records
+from eval.cells import ControlLink, Record, add_student, read_records
 from eval.leaderboard import check, render, write
 from eval.markdown import escape, size
 from eval.sections import section
-
-RANDOM = ControlLink(method="random", labels="hard", recipe="random-hard")
-PROTOCOL = {"name": "quick", "summary": "800 steps on a <narrow> net.", "labels": "stored", "recipe": {"steps": 800}}
-DRAWS = (0.80, 0.82, 0.84)
+from tests.eval.boards import DRAWS, PROTOCOL, RANDOM, Judge, judging, line, record, student
 
 
 @pytest.fixture
@@ -26,51 +21,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "leaderboards" / "results"
 
 
-def record(method: str = "infer", *, seed: int = 0, cell: dict[str, Any] | None = None, **facts: Any) -> Record:
-    """Returns a record without students: ``facts`` are the set's, ``cell`` the rest's."""
-    recipe = facts.get("recipe", f"{method}-{facts.get('labels', 'hard')}")
-    digest = hashlib.sha256(f"{recipe} {seed} {facts.get('fingerprint')}".encode()).hexdigest()
-    known = {
-        "id": f"{recipe}-{seed}", "sha256": digest, "preset": "digits", "dataset": "digits", "fingerprint": "f" * 64,
-        "ipc": 10, "recipe": recipe, "labels": "hard", "images": 100, "wall_seconds": 12.0, "teacher_seconds": 0.0,
-        "bytes": {"images": 6400, "labels": 100, "container": 320}, "device": "cpu (x86)",
-        "controls": () if method in ("random", "full") else (RANDOM,),
-    }  # fmt: skip
-    place = {"protocol_name": "quick", "protocol_id": "1a2b3c4d", "protocol": PROTOCOL, "architecture": "convnet3"}
-    return Record(**place | (cell or {}), set=SetFacts(**known | facts, method=method, seed=seed))
-
-
-def student(blank: Record, index: int, top1: float, **changes: Any) -> Student:
-    seed = int(hashlib.sha256(f"{blank.set.sha256} {index}".encode()).hexdigest()[:8], 16)
-    known = {
-        "index": index, "seed": seed, "metrics": {"top1": top1, "nll": 0.5}, "steps": 800, "train_seconds": 4.2,
-        "device": "cpu (x86)", "threads": 2, "versions": {"torch": "2.15.0"}, "date": "2026-09-01",
-    }  # fmt: skip
-    return Student(**known | changes)
-
-
-Judge = Callable[..., None]
-
-
 @pytest.fixture
 def judge(results: Path) -> Judge:
-    def judged(method: str, scores: Sequence[float | Sequence[float]], **facts: Any) -> None:
-        """Records one set for each of ``scores``, with one student or several."""
-        for seed, students in enumerate(scores):
-            blank = record(method, **{"seed": seed} | facts)
-            for index, top1 in enumerate([students] if isinstance(students, float) else students):
-                add_student(results, blank, student(blank, index, top1))
-
-    return judged
-
-
-def line(page: str, *words: str) -> str:
-    """Returns the only line of a table before the first details that holds the words."""
-    rows = [
-        one for one in page.split("<details>")[0].splitlines() if one[0:1] == "|" and all(word in one for word in words)
-    ]
-    assert len(rows) == 1, rows
-    return rows[0]
+    return judging(results)
 
 
 GOLDEN = """\
@@ -134,7 +87,7 @@ def test_golden(results: Path, judge: Judge) -> None:
     pages = render(results)
     assert sorted(pages) == ["README.md", "digits.md"]
     assert pages["digits.md"] == GOLDEN
-    best = "| **infer** · digits, hard labels | 1 of 2 | 92.0 ± 5.0 | better, +10.0 [+5.5, +14.5], p = 0.004 |"
+    best = "| top-1 | **infer** · digits, hard labels | 1 of 2 | 92.0 ± 5.0 | better, +10.0 [+5.5, +14.5], p = 0.004 |"
     assert best in line(pages["README.md"], "[digits](digits.md#10-per-class-quick-1a2b3c4d-convnet3-data-ffffffff)")
 
 
@@ -366,6 +319,16 @@ def _edit(results: Path, change: Callable[[Record], Record]) -> None:
         (lambda r: r.model_copy(update={"students": r.students * 2}), "holds a student twice"),
         (lambda r: r.model_copy(update={"students": (student(r, 0, 92.0),)}), r"has top1 92.0; expected a fraction"),
         (lambda r: r.model_copy(update={"students": (student(r, 0, 0.5, metrics={}),)}), "has top1 missing"),
+        (
+            lambda r: r.model_copy(update={"students": (student(r, 0, 0.5, metrics={"top1": 0.5, "auc": -1.0}),)}),
+            "has auc -1",
+        ),
+        (
+            lambda r: r.model_copy(
+                update={"students": (student(r, 0, 0.5), student(r, 1, 0.5, metrics={"top1": 0.5, "auc": 0.5}))}
+            ),
+            "student 0 has auc missing",
+        ),
         (lambda r: r.model_copy(update={"protocol": {"labels": "class"}}), "protocol id 1a2b3c4d stands for two"),
         (lambda r: r.model_copy(update={"set": r.set.model_copy(update={"ipc": 5})}), "recipe random-hard stands for"),
     ],

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.statistics import Difference, Sample, compare, corrected, estimate, holm, nested, rank_ranges
+from eval.statistics import (
+    Difference,
+    Sample,
+    compare,
+    compare_paired,
+    compare_with_constant,
+    corrected,
+    estimate,
+    holm,
+    nested,
+    rank_ranges,
+)
 
 sets = partial(Sample, kind="sets")
 students = partial(Sample, kind="students")
@@ -24,6 +35,42 @@ def test_matches_reference(n: int, m: int) -> None:
     single = estimate(sets(tuple(one)))
     assert (single.low, single.high) == pytest.approx(expected)
     assert (single.units, single.kind) == (n, "sets")
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_a_constant_matches_reference(n: int) -> None:
+    scores = np.random.default_rng(n).normal(0.6, 0.02, n)
+    reference = stats.ttest_1samp(scores, 0.59)
+    low, high = reference.confidence_interval(0.95)
+    found = compare_with_constant(sets(tuple(scores)), 0.59)
+    assert found.gain == pytest.approx(scores.mean() - 0.59)
+    assert (found.low, found.high) == pytest.approx((low - 0.59, high - 0.59))
+    assert found.p == pytest.approx(reference.pvalue)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_pairs_match_reference(n: int) -> None:
+    generator = np.random.default_rng(n)
+    luck = generator.normal(0.5, 0.1, n)  # what both of a pair share, and cancels
+    one, other = luck + generator.normal(0.03, 0.01, n), luck + generator.normal(0, 0.01, n)
+    reference = stats.ttest_rel(one, other)
+    low, high = reference.confidence_interval(0.95)
+    found = compare_paired(tuple(one), tuple(other))
+    assert found.gain == pytest.approx((one - other).mean())
+    assert (found.low, found.high, found.p) == pytest.approx((low, high, reference.pvalue))
+    apart = compare(sets(tuple(one)), sets(tuple(other)))
+    assert apart.p is not None
+    assert apart.p > reference.pvalue
+    with pytest.raises(ValueError, match="zip"):
+        compare_paired((0.1, 0.2), (0.1,))
+
+
+def test_what_has_no_spread_is_no_evidence_against_a_constant() -> None:
+    for sample in (sets((0.8, 0.8, 0.8)), students((0.8,))):
+        found = compare_with_constant(sample, 0.5)
+        assert (found.low, found.high, found.p, found.word) == (None, None, None, "untested")
+        assert found.gain == pytest.approx(0.3)
+    assert compare_paired((0.1 + 0.2, 0.5, 0.6), (0.2, 0.4, 0.5)).word == "untested"  # equal but for rounding
 
 
 def test_the_unit_is_the_set_and_students_only_where_there_is_one_set() -> None:
