@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,6 +85,16 @@ class Run:
                     saved_at = time.monotonic()
                 if signal_number is not None and done < total:
                     raise InterruptedRunError(signal_number, f"in {label} after step {done} of {total}")
+            self.seconds += progress.seconds
+
+    @contextmanager
+    def unsaved(self, label: str, total: int) -> Iterator[Progress]:
+        """Shows and times a stage of seconds, of which nothing is saved: after a kill it is done again.
+
+        The block tells the progress it is given how many of ``total`` parts are done.
+        """
+        with Progress(label, total) as progress:
+            yield progress
             self.seconds += progress.seconds
 
     def observe(self, **quantities: Tensor) -> None:

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from synth.base import Synthesizer
 
 METHODS = {
+    "herding": "synth.coreset:Herding",
     "infer": "synth.infer:Infer",
     "infer-base": "synth.infer:BaseOnly",
     "infer-scrambled": "synth.infer:ScrambledOffsets",
+    "mirage": "synth.mirage:Mirage",
+    "mirage-random": "synth.mirage:RandomTrees",
     "random": "synth.coreset:Random",
 }
 
 ENTRY_POINTS = "ddbench.synthesizers"
-_ROLE = ("__dataclass_fields__", "version", "PRESETS", "preset_for", "synthesize", "controls")
+_ROLE = ("__dataclass_fields__", "default_dataset", "version", "PRESETS", "preset_for", "synthesize", "controls")
 
 
 def methods() -> dict[str, str]:

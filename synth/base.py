@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.run import Run
@@ -21,20 +22,48 @@ class Task:
     """What to distil: the training split of a data set, and how much of it may remain. There is no test split in it.
 
     Attributes:
-        data: spec, images (N, C, H, W) uint8, labels (N,) int64 and fingerprint.
-        ipc: nominal images a class, at least 1.
+        data: the training split, of images or of graphs.
+        ipc: nominal instances (images, graphs) a class, at least 1.
         seed: the seed of every draw of the synthesis.
         device: where to compute.
     """
 
-    data: ImageData
+    data: ImageData | GraphData
     ipc: int
     seed: int
     device: torch.device
 
     def __post_init__(self) -> None:
         if self.ipc < 1:
-            raise ConfigError(f"ipc is {self.ipc}; expected at least one image a class")
+            raise ConfigError(f"ipc is {self.ipc}; expected at least one instance a class")
+
+    @property
+    def images(self) -> ImageData:
+        """The data of a method that distils images.
+
+        Raises:
+            ConfigError: if the data set holds graphs.
+        """
+        if isinstance(self.data, ImageData):
+            return self.data
+        raise ConfigError(
+            f"data set {self.data.spec.name} holds graphs, but this method distils images; for graphs there are "
+            "mirage, herding and random"
+        )
+
+    @property
+    def graphs(self) -> GraphData:
+        """The data of a method that distils graphs.
+
+        Raises:
+            ConfigError: if the data set holds images.
+        """
+        if isinstance(self.data, GraphData):
+            return self.data
+        raise ConfigError(
+            f"data set {self.data.spec.name} holds images, but this method distils graphs; name a graph data set, for "
+            "example --dataset digits-graph (ddbench list datasets)"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,11 +112,12 @@ class Synthesizer(Protocol):
     """A method: a frozen dataclass whose fields are its hyperparameters, one sentence each.
 
     ``version`` grows with every change that moves what the same configuration makes. ``PRESETS`` are complete
-    configurations by name; a variant of a method may inherit them. ``protocol`` names the evaluation that
-    ``ddbench eval`` uses when not told otherwise.
+    configurations by name; a variant of a method may inherit them. ``default_dataset`` needs no download.
+    ``protocol`` names the evaluation that ``ddbench eval`` uses when not told otherwise.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    default_dataset: ClassVar[str]
     version: ClassVar[int]
     PRESETS: ClassVar[Mapping[str, "Synthesizer"]]
 
@@ -138,12 +168,16 @@ def configure(method: type[S], config: Mapping[str, Any]) -> S:
 def choose_preset(method: type[S], name: str | None, dataset: str) -> tuple[str, S]:
     """Returns the preset ``name``, or the one for ``dataset``, with its name.
 
+    Where a preset has a version for the data set (``paper-nci1`` beside ``paper``), its name stands for that.
+
     A preset that ``method`` inherits becomes one of ``method`` itself: INFER's controls share INFER's presets.
 
     Raises:
         UnknownNameError: if the method has no such preset.
     """
     name = name or method.preset_for(dataset)
+    if f"{name}-{dataset}" in method.PRESETS:
+        name = f"{name}-{dataset}"
     if name not in method.PRESETS:
         raise UnknownNameError("preset", name, method.PRESETS)
     return name, configure(method, config_of(method.PRESETS[name]))

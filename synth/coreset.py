@@ -1,4 +1,4 @@
-"""Coresets: real images chosen from the training split. They cost nothing and are what every method must beat.
+"""Coresets: real images or graphs chosen from the training split. They cost little, and every method must beat them.
 
 ddbench synth --method random --ipc 10
 ddbench synth --method random --ipc 10 --preset digits-soft
@@ -9,12 +9,19 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array, hstack
 
+from dd_bench.colours import refine
+from dd_bench.data.graph_specs import GRAPH_SPECS
+from dd_bench.data.graphs import GraphData
 from dd_bench.errors import ConfigError
+from dd_bench.graph_sets import Graphs
+from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run
 from dd_bench.sets import HardLabels, Images, SoftLabels
-from synth.base import ControlPlan, Distilled, Synthesizer, Task
+from synth.base import ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.labeler import label_images
 from synth.parts.sampling import sample_per_class
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers, scale_of
@@ -22,10 +29,10 @@ from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers, scale_of
 
 @dataclass(frozen=True)
 class Random:
-    """ipc images of each class, drawn uniformly without replacement.
+    """ipc images or graphs of each class, drawn uniformly without replacement.
 
     Attributes:
-        teachers: who labels the images; none for hard labels.
+        teachers: who labels the images; none for hard labels, which graphs always have.
         label_dtype: of soft labels, ``float16`` or ``float32``.
         temperature: at which students match soft labels.
         protocol: the evaluation that ``ddbench eval`` uses unless told otherwise.
@@ -36,6 +43,7 @@ class Random:
     temperature: float = 30.0
     protocol: str = "hard"
 
+    default_dataset: ClassVar[str] = "digits"
     version: ClassVar[int] = 1
     PRESETS: ClassVar[Mapping[str, Synthesizer]]
 
@@ -46,13 +54,15 @@ class Random:
     @staticmethod
     def preset_for(dataset: str) -> str:
         """Returns the preset with hard labels and the data set's native protocol."""
-        return f"{scale_of(dataset)}-hard"
+        return "graphs" if dataset in GRAPH_SPECS else f"{scale_of(dataset)}-hard"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
-        """Returns the drawn images with their classes, or with the teachers' mean logits."""
-        spec = task.data.spec
-        picked = sample_per_class(task.data.labels, task.ipc, spec.num_classes, task.seed).flatten()
-        payload, classes = Images(task.data.images[picked]), task.data.labels[picked]
+        """Returns the drawn images or graphs with their classes, or images with the teachers' mean logits."""
+        picked = sample_per_class(task.data.labels, task.ipc, task.data.spec.num_classes, task.seed).flatten()
+        classes = task.data.labels[picked]
+        if isinstance(task.data, GraphData) and self.teachers is None:
+            return Distilled(Graphs.of(task.data.graphs.pick(picked)), HardLabels(classes))
+        payload = Images(task.images.images[picked])
         if self.teachers is None:
             return Distilled(payload, HardLabels(classes))
         teachers = obtain_teachers(self.teachers, task)
@@ -76,4 +86,86 @@ Random.PRESETS = {
     "small-soft": Random(PLANS["small"], protocol="quick"),
     "digits-hard": Random(protocol="quick"),
     "digits-soft": Random(PLANS["digits"], protocol="quick"),
+    "graphs": Random(protocol="graphs"),
 }
+
+
+@dataclass(frozen=True)
+class Herding:
+    """ipc graphs of each class whose mean features follow those of all graphs of the class.
+
+    Welling, "Herding dynamical weights to learn", ICML 2009. Features are how often each computation tree of depth 0 to
+    ``hops`` stands in a graph (the Weisfeiler-Lehman subtree features), as square roots of shares, so that they have
+    length 1 and neither size nor frequent trees drown the rest. Nothing is drawn: every seed gives the same graphs.
+
+    Attributes:
+        hops: depth of the deepest trees that are counted.
+        protocol: the evaluation that ``ddbench eval`` uses unless told otherwise.
+    """
+
+    hops: int = 2
+    protocol: str = "graphs"
+
+    default_dataset: ClassVar[str] = "digits-graph"
+    version: ClassVar[int] = 1
+    PRESETS: ClassVar[Mapping[str, Synthesizer]]
+
+    @staticmethod
+    def preset_for(dataset: str) -> str:
+        """Returns ``graphs``, the only preset."""
+        return "graphs"
+
+    def synthesize(self, task: Task, run: Run) -> Distilled:
+        """Returns the chosen graphs with their classes, in the order of choice.
+
+        Raises:
+            ConfigError: for images, or if a class has fewer than ipc graphs.
+        """
+        data = task.graphs
+        picked: list[int] = []
+        with run.unsaved("herding", data.spec.num_classes) as progress:
+            features = tree_features(data.graphs, self.hops)
+            for label in range(data.spec.num_classes):
+                members = torch.nonzero(data.labels == label).flatten().numpy()
+                if len(members) < task.ipc:
+                    raise ConfigError(
+                        f"class {label} has {len(members)} training graphs, but {task.ipc} are asked for; lower --ipc"
+                    )
+                picked += members[herd(features[members], task.ipc)].tolist()
+                progress.update(label + 1)
+        index = torch.tensor(picked)
+        return Distilled(Graphs.of(data.graphs.pick(index)), HardLabels(data.labels[index]))
+
+    def controls(self, task: Task) -> tuple[ControlPlan, ...]:
+        """Random graphs."""
+        return (random_control(self.protocol),)
+
+
+Herding.PRESETS = {"graphs": Herding()}
+
+
+def tree_features(batch: GraphBatch, hops: int) -> csr_array:
+    """Returns the features of ``Herding`` of all graphs; (G, trees of all depths), rows of length 1."""
+    colours = refine(batch, hops)
+    owners = batch.owners.numpy()
+    share = 1 / batch.sizes.numpy()[owners] / (hops + 1)
+    return hstack(
+        [
+            csr_array((share, (owners, level)), shape=(len(batch), len(first))).sqrt()  # equal places are added up
+            for level, first in zip(colours.levels, colours.firsts, strict=True)
+        ],
+        format="csr",
+    )
+
+
+def herd(features: csr_array, count: int) -> list[int]:
+    """Returns ``count`` different rows, each chosen to bring the sum so far nearest to as many times the mean."""
+    mean = np.asarray(features.mean(axis=0)).ravel()
+    wanted = mean.copy()
+    chosen: list[int] = []
+    for _ in range(count):
+        gain = features @ wanted
+        gain[chosen] = -np.inf
+        chosen.append(int(gain.argmax()))
+        wanted += mean - features[[chosen[-1]]].toarray().ravel()
+    return chosen

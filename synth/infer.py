@@ -41,7 +41,7 @@ from dd_bench.files import home, locked
 from dd_bench.models import Architecture
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
-from dd_bench.sets import Compensated, Images, Payload, SoftLabels, digest_json
+from dd_bench.sets import Compensated, Images, SoftLabels, digest_json
 from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.inversion import InversionRecipe, SharedOffsets, invert
 from synth.parts.labeler import label_images
@@ -73,6 +73,7 @@ class Infer:
     temperature: float = 30.0
     protocol: str = "infer-static"
 
+    default_dataset: ClassVar[str] = "digits"
     version: ClassVar[int] = 1
     PRESETS: ClassVar[Mapping[str, Synthesizer]]
 
@@ -95,12 +96,12 @@ class Infer:
             ConfigError: if the budget leaves no base batch (ipc 1 for every published setting).
         """
         base_count = self.base_images_per_class(task)
-        picked = sample_per_class(task.data.labels, base_count, task.data.spec.num_classes, task.seed)  # (K, C)
+        picked = sample_per_class(task.images.labels, base_count, task.images.spec.num_classes, task.seed)  # (K, C)
         teachers = obtain_teachers(self.teachers, task)  # they take minutes: only once the task is known to be possible
-        base = task.data.images[picked]  # (K, C, channels, H, W) uint8
+        base = task.images.images[picked]  # (K, C, channels, H, W) uint8
         payload = self._payload(base, teachers, task, run)
         labels = label_images(payload.decode(), [t.model for t in teachers], device=task.device, run=run)
-        classes = torch.arange(task.data.spec.num_classes).repeat(len(payload) // task.data.spec.num_classes)
+        classes = torch.arange(task.images.spec.num_classes).repeat(len(payload) // task.images.spec.num_classes)
         return Distilled(
             payload=payload,
             targets=SoftLabels(labels.to(getattr(torch, self.label_dtype)), classes, self.temperature),
@@ -112,12 +113,12 @@ class Infer:
         """Returns K for the task's ipc and class count, or says why there is none."""
         slots = 2 if self.offset_dtype == "float16" else 1
         networks = len(self.teachers.architectures)
-        count = base_images_per_class(task.ipc, task.data.spec.num_classes, slots * networks)
+        count = base_images_per_class(task.ipc, task.images.spec.num_classes, slots * networks)
         if count == 0:
             raise ConfigError(
                 f"ipc {task.ipc} leaves INFER no image: a base batch needs ipc >= 1 + M/C, here "
-                f"1 + {slots * networks}/{task.data.spec.num_classes} (an offset of each of {networks} teachers beside "
-                "one image of each class); use a larger --ipc, or --method random"
+                f"1 + {slots * networks}/{task.images.spec.num_classes} (an offset of each of {networks} teachers "
+                "beside one image of each class); use a larger --ipc, or --method random"
             )
         return count
 
@@ -135,7 +136,7 @@ class Infer:
         )
         return soft, random_control(self.protocol)
 
-    def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Payload:
+    def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Images | Compensated:
         return compensate(base, self._offsets(base, teachers, task, run), self.offset_dtype)
 
     def _offsets(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Tensor:
@@ -161,7 +162,7 @@ class Infer:
     def _learn_offsets(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Tensor:
         """Returns the offsets (M, K, channels, H, W) in pixel units on the CPU, one for each teacher and base batch."""
         classes = torch.arange(base.shape[1], device=task.device)
-        std = torch.tensor(task.data.spec.std, device=task.device)
+        std = torch.tensor(task.images.spec.std, device=task.device)
         groups = max(1, _IMAGES_AT_ONCE // base.shape[1])
         learned = []
         for teacher in teachers:
@@ -187,7 +188,7 @@ class BaseOnly(Infer):
         """Random real images of the full budget."""
         return self._random_controls()
 
-    def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Payload:
+    def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Images | Compensated:
         return Images(base.flatten(0, 1))
 
 
@@ -201,7 +202,7 @@ class ScrambledOffsets(Infer):
         """Random real images of the full budget."""
         return self._random_controls()
 
-    def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Payload:
+    def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Images | Compensated:
         offsets = self._offsets(base, teachers, task, run)
         return compensate(base, scramble(offsets, derive_seed("scramble", task.seed)), self.offset_dtype)
 

@@ -15,13 +15,13 @@ from dd_bench.cli import options
 if TYPE_CHECKING:
     import torch
 
-    from dd_bench.data.holdout import TestSplit
+    from dd_bench.data.graphs import GraphData
     from dd_bench.data.images import ImageData
     from dd_bench.mirror import Mirror
     from dd_bench.sets import Control
     from dd_bench.store import StoredSet
-    from eval.protocols import EvalProtocol
-    from eval.students import Subject
+    from eval.judging import AnyTest, Judged
+    from eval.protocols import AnyProtocol
 
 
 @click.command(
@@ -52,10 +52,11 @@ def evaluate(
 
     SET is an id, the beginning of one, or a path; without any, everything in the store is judged, and what cannot be
     is told, passed over, and makes the exit code 1. Only what is missing is trained. Each set's controls (above all
-    random real images with the same kind of labels) are made and judged beside it, and so is all real data where the
-    protocol says how. The boards are written at the end.
+    random real images or graphs with the same kind of labels) are made and judged beside it, and so are baselines: all
+    real data where the protocol says how, and for graphs nets without training and counts of nodes and edges. The
+    boards are written at the end.
     """
-    from dd_bench.data.images import load
+    from dd_bench.data.catalogue import load_training
     from dd_bench.environment import choose_device
     from dd_bench.files import home, slug
     from dd_bench.mirror import Mirror
@@ -78,7 +79,9 @@ def evaluate(
     datasets = sorted({stored.provenance.dataset for stored in chosen})
     for dataset in datasets:
         with judge.passing_over():
-            judge.judge_all([one for one in chosen if one.provenance.dataset == dataset], load(dataset, data_dir))
+            judge.judge_all(
+                [one for one in chosen if one.provenance.dataset == dataset], load_training(dataset, data_dir)
+            )
     if judge.mirror is not None:
         judge.mirror.summarise({"students": judge.trained})
         judge.mirror.close()
@@ -111,7 +114,7 @@ class _Judge:
         left: cells with students that other processes were training.
     """
 
-    protocol: "EvalProtocol | None"
+    protocol: "AnyProtocol | None"
     architectures: Sequence[str]
     runs: int
     control_runs: int
@@ -159,13 +162,14 @@ class _Judge:
             )
         return found
 
-    def judge_all(self, chosen: "Sequence[StoredSet]", data: "ImageData") -> None:
-        """Judges sets of one data set, then their controls, then all real data."""
-        from dd_bench.data.holdout import TestSplit
+    def judge_all(self, chosen: "Sequence[StoredSet]", data: "ImageData | GraphData") -> None:
+        """Judges sets of one data set, then their controls, then baselines such as all real data."""
+        from dd_bench.data.holdout import open_test
+        from dd_bench.data.images import ImageData
         from eval.protocols import find_protocol
-        from eval.students import check_same_data, full_subject
+        from eval.students import baselines_of, check_same_data
 
-        test = TestSplit.open(data.spec.name, self.data_dir)
+        test = open_test(data.spec.name, self.data_dir)
         plans, silent = [], []
         for stored in chosen:
             with self.passing_over():
@@ -185,20 +189,23 @@ class _Judge:
         plans.sort(key=lambda plan: plan[0].provenance.recipe in controls)
         for stored, protocol in plans:
             as_control = stored.provenance.recipe in controls
-            self._judge_set(stored, protocol, self.control_runs if as_control else self.runs, test)
+            self._judge_set(stored, protocol, self.control_runs if as_control else self.runs, test, data)
         for stored, protocol in plans:
             for control in stored.provenance.controls:
                 for seed in control.seeds:
                     with self.passing_over():
                         made = self._made(control, stored.provenance.ipc, seed, data)
                         if _answers(made, protocol):
-                            self._judge_set(made, protocol, self.control_runs, test)
-        for protocol in {protocol.id: protocol for _, protocol in plans if protocol.full_epochs}.values():
-            with self.passing_over():
-                self._judge(full_subject(data), protocol, max(3, self.control_runs), test)
+                            self._judge_set(made, protocol, self.control_runs, test, data)
+        # Students of graphs take seconds; those of all real images take longer than all others together.
+        enough = max(3, self.control_runs) if isinstance(data, ImageData) else self.runs
+        for protocol in {protocol.id: protocol for _, protocol in plans}.values():
+            for baseline in baselines_of(data, protocol):
+                with self.passing_over():
+                    self._judge(baseline, protocol, enough, test)
         self._finish()
 
-    def _made(self, control: "Control", ipc: int, seed: int, data: "ImageData") -> "StoredSet":
+    def _made(self, control: "Control", ipc: int, seed: int, data: "ImageData | GraphData") -> "StoredSet":
         """Returns a control from the store, after making it if it is not there."""
         from dd_bench.store import Store
         from synth.base import Task
@@ -207,13 +214,15 @@ class _Judge:
         stored, _ = distil(order_control(control), Task(data, ipc=ipc, seed=seed, device=self.device), Store())
         return stored
 
-    def _judge_set(self, stored: "StoredSet", protocol: "EvalProtocol", runs: int, test: "TestSplit") -> None:
+    def _judge_set(
+        self, stored: "StoredSet", protocol: "AnyProtocol", runs: int, test: "AnyTest", data: "ImageData | GraphData"
+    ) -> None:
         from eval.students import subject_of
 
         with self.passing_over():
-            self._judge(subject_of(stored), protocol, runs, test)
+            self._judge(subject_of(stored, data), protocol, runs, test)
 
-    def _judge(self, subject: "Subject", protocol: "EvalProtocol", runs: int, test: "TestSplit") -> None:
+    def _judge(self, subject: "Judged", protocol: "AnyProtocol", runs: int, test: "AnyTest") -> None:
         """Trains what nobody else is training; what is left to others is waited for at the end."""
         from eval.students import is_judged, judge
 
@@ -241,6 +250,6 @@ def _canonical(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(str(Architecture.parse(name)) for name in names))
 
 
-def _answers(stored: "StoredSet", protocol: "EvalProtocol") -> bool:
+def _answers(stored: "StoredSet", protocol: "AnyProtocol") -> bool:
     """Says whether the set has what the protocol asks for; hard labels have no teachers."""
     return protocol.labels != "teachers" or bool(stored.provenance.parents)

@@ -18,14 +18,24 @@ if TYPE_CHECKING:
         "ddbench synth --method infer --ipc 10",
         "ddbench synth --method infer --ipc 10 --dataset cifar10@200 --seed 1",
         "ddbench synth --method random --ipc 10 --preset digits-soft",
+        "ddbench synth --method mirage --ipc 1 --dataset nci1",
+        "ddbench synth --method mirage --bytes 500 --dataset nci1",
         "ddbench synth --method infer --ipc 10 --set inversion.alpha=0.01 --set teachers.recipe.epochs=20",
     ),
 )
 @click.option("--method", required=True, help="Name of the method; ddbench list methods shows them.")
-@click.option("--ipc", type=click.IntRange(1), required=True, help="Nominal images a class, the size of the set.")
+@click.option("--ipc", type=click.IntRange(1), default=None, help="Nominal images or graphs a class: the set's size.")
 @click.option(
-    "--dataset", default="digits", show_default=True,
-    help="NAME, NAME@n (n training images a class) or NAME@n/m (and m test images a class).",
+    "--bytes",
+    "budget",
+    type=click.IntRange(1),
+    default=None,
+    help="Size in bytes instead, for methods with a byte budget; boards show it at the nearest ipc.",
+)
+@click.option(
+    "--dataset", default=None,
+    help="NAME, NAME@n (n training images a class) or NAME@n/m (and m test images a class).  [default: digits, or "
+    "digits-graph for methods that distil graphs]",
 )  # fmt: skip
 @click.option("--preset", default=None, help="A complete configuration by name; by default the one for the data set.")
 @options.settings(help_text="Override a setting of the preset, for example inversion.steps=500. Repeatable.")
@@ -34,27 +44,34 @@ if TYPE_CHECKING:
 @options.data_dir
 @options.wandb
 def synthesize(
-    method: str, ipc: int, dataset: str, preset: str | None, settings: dict[str, str], seed: int, device: str,
-    data_dir: Path | None, wandb: Literal["online", "offline"] | None,
+    method: str, ipc: int | None, budget: int | None, dataset: str | None, preset: str | None,
+    settings: dict[str, str], seed: int, device: str, data_dir: Path | None,
+    wandb: Literal["online", "offline"] | None,
 ) -> None:  # fmt: skip
     """Distil a data set into a synthetic set.
 
     The set lands in the store under an id that its recipe and its seed determine: the same command twice is a no-op,
     and a stopped one goes on where it was.
     """
-    from dd_bench.data.images import load
+    from dd_bench.data.catalogue import load_training
     from dd_bench.environment import choose_device
     from dd_bench.files import home
     from dd_bench.mirror import Mirror
     from dd_bench.store import Store
+    from synth import find
     from synth.base import Task, config_of
+    from synth.parts.budgets import nearest_ipc
     from synth.pipeline import distil
 
-    order = _order(method, preset, dataset, settings)
-    task = Task(data=load(dataset, data_dir), ipc=ipc, seed=seed, device=choose_device(device))
+    if (ipc is None) == (budget is None):
+        raise click.UsageError("how large shall the set be? Give either --ipc or --bytes.")
+    name = dataset or find(method).default_dataset
+    order = _order(method, preset, name, settings | ({} if budget is None else {"budget": str(budget)}))
+    data = load_training(name, data_dir)
+    task = Task(data=data, ipc=ipc or nearest_ipc(data, budget or 0), seed=seed, device=choose_device(device))
     mirror = None
     if wandb is not None:
-        label = f"synth {order.method} {task.data.spec.name} ipc{ipc} seed{seed}"
+        label = f"synth {order.method} {task.data.spec.name} ipc{task.ipc} seed{seed}"
         mirror = Mirror(wandb, folder=home() / "wandb", name=label, config=config_of(order.synthesizer))
     stored, made = distil(order, task, Store(), mirror=mirror)
     if mirror is not None:
@@ -69,12 +86,15 @@ def synthesize(
 
 def _order(method: str, preset: str | None, dataset: str, settings: dict[str, str]) -> "Order":
     from dd_bench.data.names import parse_name
+    from dd_bench.errors import ConfigError
     from eval.protocols import find_protocol
     from synth import find
     from synth.base import choose_preset, override
     from synth.pipeline import Order
 
     name, synthesizer = choose_preset(find(method), preset, str(parse_name(dataset)))
+    if "budget" in settings and not hasattr(synthesizer, "budget"):
+        raise ConfigError(f"method {method} has no byte budget; give the size of its set with --ipc")
     changes = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
     synthesizer = override(synthesizer, settings)
     find_protocol(synthesizer.protocol)  # a method knows no protocols, but a set that names none is never judged

@@ -23,7 +23,7 @@ def sample_per_class(labels: Tensor, count: int, num_classes: int, seed: int) ->
         order = torch.randperm(len(members), generator=draws)
         if len(members) < count:
             raise ConfigError(
-                f"class {label} has {len(members)} training images, but {count} are asked for; lower --ipc"
+                f"class {label} has {len(members)} training examples, but {count} are asked for; lower --ipc"
             )
         columns.append(members[order[:count]])
     return torch.stack(columns, dim=1)

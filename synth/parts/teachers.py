@@ -72,12 +72,12 @@ def _obtain(architecture: str, plan: TeacherPlan, task: Task) -> Teacher:
     with locked(f"teacher {network_id}"):
         if not has_network(network_id):
             _train(network_id, architecture, plan, task)
-    model, facts = load_network(network_id, task.data.spec)
+    model, facts = load_network(network_id, task.images.spec)
     return Teacher(model.to(task.device), facts)
 
 
 def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) -> None:
-    spec, labels = task.data.spec, task.data.labels
+    spec, labels = task.images.spec, task.images.labels
     seed = derive_seed("teacher", architecture, plan.seed)
     kept, held_out = split_held_out(len(labels), plan.held_out, derive_seed("held out", plan.seed))
     with seeded(seed):
@@ -86,10 +86,10 @@ def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) ->
     run = Run(home() / "runs" / f"teacher-{network_id}")
     one_hot = F.one_hot(labels[kept], spec.num_classes).float()
     fit(
-        model, task.data.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
+        model, task.images.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
         run=run, label=f"teacher {architecture}",
     )  # fmt: skip
-    top1 = _accuracy(model, task.data.images[held_out], labels[held_out], task.device)
+    top1 = _accuracy(model, task.images.images[held_out], labels[held_out], task.device)
     save_network(
         model,
         NetworkFacts(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dd_bench.codec import payload_bytes
 from dd_bench.files import home
 from dd_bench.store import Store
 from tests.cli.conftest import TINY_INFER, TINY_NET, TINY_RANDOM, Command
@@ -99,6 +100,81 @@ def test_a_stale_lock_stops_nobody(ddbench: Command, tensors: Tensors) -> None:
         file.unlink()
     path.rmdir()
     assert ddbench(*TINY_RANDOM).set_id == set_id
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+TINY_MIRAGE = ("synth", "--method", "mirage", "--dataset", "motifs", "--set", "hops=1")
+
+
+@pytest.fixture
+def motifs_here(motifs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDBENCH_DATA", str(motifs_dir))
+
+
+@pytest.mark.parametrize("method", ["mirage", "mirage-random", "herding"])
+def test_methods_for_graphs_have_graphs_by_default(ddbench: Command, method: str) -> None:
+    answer = ddbench("synth", "--method", method, "--ipc", "1")
+    stored = Store().find(answer.set_id)
+    assert stored.provenance.dataset == "digits-graph"
+    assert f"sets/digits-graph/{method}/ipc1/" in answer.out
+    assert set(stored.load().targets.classes.tolist()) == set(range(10))
+
+
+@pytest.mark.usefixtures("motifs_here")
+@pytest.mark.parametrize("method", ["mirage", "mirage-random"])
+def test_size_in_bytes(ddbench: Command, method: str) -> None:
+    command = ("synth", "--method", method, "--dataset", "motifs", "--set", "hops=1", "--bytes", "400")
+    answer = ddbench(*command)
+    stored = Store().find(answer.set_id)
+    assert stored.provenance.preset == "exact; budget=400, hops=1"
+    assert stored.provenance.config["budget"] == 400
+    assert stored.provenance.ipc == 5, "an average graph of each class takes 79 bytes"
+    assert "sets/motifs/" in answer.out
+    assert 300 < payload_bytes(stored.load().payload) <= 400
+    assert ddbench(*command).out.startswith(f"already there: set {stored.id}")
+    assert ddbench(*command[:-2], "--ipc", "5", "--set", "budget=400").set_id == stored.id
+    assert ddbench(*command[:-2], "--ipc", "5").set_id != stored.id
+
+
+@pytest.mark.usefixtures("motifs_here")
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ((*TINY_MIRAGE,), "how large shall the set be? Give either --ipc or --bytes. See ddbench synth --help"),
+        ((*TINY_MIRAGE, "--ipc", "1", "--bytes", "9"), "how large shall the set be? Give either --ipc or --bytes."),
+        ((*TINY_MIRAGE, "--bytes", "0"), "Invalid value for '--bytes': 0 is not in the range x>=1."),
+        (
+            ("synth", "--method", "infer", "--bytes", "500"),
+            "method infer has no byte budget; give the size of its set with --ipc",
+        ),
+        (
+            ("synth", "--method", "herding", "--bytes", "500", "--dataset", "motifs"),
+            "method herding has no byte budget; give the size of its set with --ipc",
+        ),
+        (
+            (*TINY_MIRAGE, "--bytes", "500", "--dataset", "digits"),
+            "digits holds images, whose methods have no byte budget; give the size with --ipc",
+        ),
+        (
+            (*TINY_MIRAGE, "--ipc", "1", "--dataset", "digits"),
+            "data set digits holds images, but this method distils graphs; name a graph data set, for example "
+            "--dataset digits-graph (ddbench list datasets)",
+        ),
+        (
+            ("synth", "--method", "infer", "--ipc", "10", "--dataset", "motifs"),
+            "data set motifs holds graphs, but this method distils images; for graphs there are mirage, herding and ",
+        ),
+        (
+            (*TINY_MIRAGE, "--ipc", "1", "--set", "theta=3,3"),
+            "theta holds 2 thresholds, but motifs has 3 classes; expected one for each, separated by commas",
+        ),
+        ((*TINY_MIRAGE, "--ipc", "1", "--set", "theta=99,3,3"), "theta 99 leaves class 0 (star) without tree sets: "),
+    ],
+)
+def test_refusals_about_graphs(ddbench: Command, command: tuple[str, ...], fault: str) -> None:
+    assert ddbench(*command).fault.startswith(fault)
+    assert not list(home().glob("sets/*"))
 
 
 class FakeWandb:

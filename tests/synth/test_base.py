@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import synth
+from dd_bench.data.graph_specs import GRAPH_SPECS
+from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
 from dd_bench.data.specs import SPECS
 from dd_bench.errors import ConfigError, DDBenchError, UnknownNameError
@@ -15,6 +17,7 @@ from dd_bench.sets import digest_json
 from synth.base import Synthesizer, Task, choose_preset, config_of, configure, override, random_control
 from synth.coreset import Random
 from synth.infer import BaseOnly, Infer
+from synth.mirage import Mirage, RandomTrees
 from synth.parts.inversion import InversionRecipe
 from synth.parts.teachers import PLANS
 
@@ -39,6 +42,7 @@ class Toy:
     weights: Mapping[str, float] = field(default_factory=lambda: {"left": 1.0})
     protocol: str = "quick"
 
+    default_dataset: ClassVar[str] = "digits"
     version: ClassVar[int] = 1
     PRESETS: ClassVar[Mapping[str, Synthesizer]] = {}
 
@@ -55,8 +59,25 @@ def toy(**settings: str) -> Any:
 
 @pytest.mark.parametrize("ipc", [0, -1])
 def test_rejects_tasks_without_images(blobs: ImageData, ipc: int) -> None:
-    with pytest.raises(ConfigError, match=f"ipc is {ipc}; expected at least one image a class"):
+    with pytest.raises(ConfigError, match=f"ipc is {ipc}; expected at least one instance a class"):
         Task(blobs, ipc, seed=0, device=torch.device("cpu"))
+
+
+def test_tasks_hold_images_or_graphs(blobs: ImageData, motifs: GraphData) -> None:
+    images, graphs = (Task(data, 1, seed=0, device=torch.device("cpu")) for data in (blobs, motifs))
+    assert images.images is blobs
+    assert graphs.graphs is motifs
+    with pytest.raises(ConfigError) as caught:
+        _ = graphs.images
+    assert str(caught.value) == (
+        "data set motifs holds graphs, but this method distils images; for graphs there are mirage, herding and random"
+    )
+    with pytest.raises(ConfigError) as caught:
+        _ = images.graphs
+    assert str(caught.value) == (
+        "data set blobs holds images, but this method distils graphs; name a graph data set, for example --dataset "
+        "digits-graph (ddbench list datasets)"
+    )
 
 
 # --- one form --------------------------------------------------------------------------------------------------------
@@ -211,7 +232,7 @@ def test_override_cannot_pass_by_the_checks_of_a_recipe() -> None:
 @pytest.mark.parametrize("method", list(synth.METHODS))
 def test_every_data_set_has_a_preset(method: str) -> None:
     found = synth.find(method)
-    for dataset in (*SPECS, "digits@20", "cifar10@200", "cifar100@20/10"):
+    for dataset in (*SPECS, *GRAPH_SPECS, "digits@20", "cifar10@200", "cifar100@20/10"):
         name, chosen = choose_preset(found, None, dataset)
         assert name == found.preset_for(dataset)
         assert name in found.PRESETS
@@ -221,6 +242,26 @@ def test_every_data_set_has_a_preset(method: str) -> None:
 def test_a_preset_can_be_named() -> None:
     name, chosen = choose_preset(Infer, "published", "digits")
     assert (name, chosen) == ("published", Infer.PRESETS["published"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "dataset", "name"),
+    [
+        ("paper", "nci1", "paper-nci1"),
+        ("paper-nci1", "nci1", "paper-nci1"),
+        ("paper-nci1", "mutag", "paper-nci1"),
+        ("paper", "mutag", "paper"),
+        ("paper", "ogbg-molhiv", "paper-ogbg-molhiv"),
+        ("exact", "nci1", "exact"),
+        (None, "nci1", "exact"),
+    ],
+)
+def test_a_preset_may_have_a_version_for_a_data_set(preset: str | None, dataset: str, name: str) -> None:
+    for method in (Mirage, RandomTrees):
+        found, chosen = choose_preset(method, preset, dataset)
+        assert found == name
+        assert type(chosen) is method
+        assert config_of(chosen) == config_of(Mirage.PRESETS[name])
 
 
 def test_rejects_unknown_presets() -> None:

@@ -1,17 +1,24 @@
-"""Random real images: as many as asked for, all different, with the labels asked for."""
+"""Real images and graphs, random or herded: as many as asked for, all different, with the labels asked for."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
 from dd_bench.errors import ConfigError
+from dd_bench.graph_sets import Graphs
+from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run
 from dd_bench.sets import HardLabels, Images, SoftLabels
-from synth.base import Task
-from synth.coreset import Random
+from synth.base import Synthesizer, Task
+from synth.coreset import Herding, Random, herd, tree_features
+from synth.infer import Infer
+from synth.mirage import Mirage, RandomTrees
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers
+from tests.references.trees import canonical, toys_of
 
 
 def pixels(method: Random, task: Task, run: Run) -> torch.Tensor:
@@ -72,7 +79,7 @@ def test_labels_are_float16_unless_told(task: Task, run: Run, plan: TeacherPlan)
 
 
 def test_rejects_more_than_there_are(task: Task, run: Run) -> None:
-    with pytest.raises(ConfigError, match="class 0 has 40 training images, but 41 are asked for; lower --ipc"):
+    with pytest.raises(ConfigError, match="class 0 has 40 training examples, but 41 are asked for; lower --ipc"):
         Random().synthesize(replace(task, ipc=41), run)
 
 
@@ -83,3 +90,111 @@ def test_presets(dataset: str, preset: str) -> None:
     assert Random.preset_for(dataset) == preset
     assert Random.PRESETS[preset].teachers is None
     assert Random.PRESETS[preset.replace("hard", "soft")].teachers == PLANS[preset.removesuffix("-hard")]
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graph_task(motifs: GraphData) -> Task:
+    return Task(motifs, ipc=3, seed=0, device=torch.device("cpu"))
+
+
+def rows_of(batch: GraphBatch) -> list[str]:
+    """Returns each graph in words."""
+    labels = torch.zeros(len(batch)).long()
+    return [str((toy.nodes, sorted(toy.edges.items()))) for toy in toys_of(batch, labels)]
+
+
+@pytest.mark.parametrize("ipc", [1, 4, 20])
+@pytest.mark.parametrize("method", [Random(protocol="graphs"), Herding()], ids=["random", "herding"])
+def test_graphs_are_real_different_and_rightly_labelled(
+    graph_task: Task, run: Run, method: Random | Herding, ipc: int
+) -> None:
+    made = method.synthesize(replace(graph_task, ipc=ipc), run)
+    assert isinstance(made.payload, Graphs)
+    assert isinstance(made.targets, HardLabels)
+    assert torch.bincount(made.targets.classes).tolist() == [ipc] * 3
+    assert (made.parents, made.teacher_seconds) == ((), 0.0)
+    data = graph_task.graphs
+    real = Counter(zip(rows_of(data.graphs), data.labels.tolist(), strict=True))
+    found = Counter(zip(rows_of(made.payload.decode()), made.targets.classes.tolist(), strict=True))
+    assert found <= real, "none that is not there, and none more often than it is there"
+
+
+def test_random_graphs_begin_alike_and_seeds_decide(graph_task: Task, run: Run) -> None:
+    few, many, other = (
+        rows_of(Random().synthesize(replace(graph_task, ipc=ipc, seed=seed), run).payload.decode())
+        for ipc, seed in ((2, 0), (5, 0), (2, 1))
+    )
+    assert many[:6] == few
+    assert other != few
+
+
+def dense_features(batch: GraphBatch, hops: int) -> torch.Tensor:
+    """Returns one row a graph: the square root of the share of each explicit tree of each depth."""
+    columns = []
+    for depth in range(hops + 1):
+        names = canonical(batch, depth)
+        for name in sorted(set(names)):
+            here = torch.tensor([one == name for one in names]).double()
+            share = torch.zeros(len(batch)).double().index_add(0, batch.owners, here) / batch.sizes
+            columns.append((share / (hops + 1)).sqrt())
+    return torch.stack(columns, 1)
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+def test_herding_matches_reference(graph_task: Task, run: Run, hops: int) -> None:
+    """Each next graph brings the sum of all chosen nearest to as many times the mean of the class."""
+    data = graph_task.graphs
+    features = dense_features(data.graphs, hops)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(len(data)).double())
+    ours = torch.from_numpy(tree_features(data.graphs, hops).toarray())
+    torch.testing.assert_close(ours @ ours.T, features @ features.T)
+    for label in range(3):
+        own = features[data.labels == label]
+        chosen: list[int] = []
+        for step in range(1, 13):
+            sums = own[chosen].sum(0) + own
+            distance = (step * own.mean(0) - sums).norm(dim=1)
+            distance[chosen] = torch.inf
+            chosen.append(int(distance.argmin()))
+        found = herd(tree_features(data.graphs, hops)[(data.labels == label).numpy()], 12)
+        assert len(set(found)) == 12
+        torch.testing.assert_close(own[found], own[chosen], msg="graphs of equal trees may change places")
+
+
+def test_herding_has_no_seed(graph_task: Task, run: Run) -> None:
+    first, other = (Herding().synthesize(replace(graph_task, seed=seed), run).payload.decode() for seed in (0, 1))
+    assert first.nodes.equal(other.nodes)
+    assert first.arcs.equal(other.arcs)
+
+
+def test_graphs_run_out(graph_task: Task, run: Run) -> None:
+    for method, expected in (
+        (Herding(), "class 0 has 20 training graphs, but 21 are asked for; lower --ipc"),
+        (Random(), "class 0 has 20 training [a-z ]+, but 21 are asked for; lower --ipc"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            method.synthesize(replace(graph_task, ipc=21), run)
+
+
+@pytest.mark.parametrize("method", [Herding(), Mirage(), RandomTrees()], ids=["herding", "mirage", "mirage-random"])
+def test_rejects_images(task: Task, run: Run, method: Synthesizer) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        method.synthesize(task, run)
+    assert str(refusal.value).startswith("data set blobs holds images, but this method distils graphs; name a graph")
+
+
+def test_rejects_graphs(graph_task: Task, run: Run, infer: Infer, plan: TeacherPlan) -> None:
+    for method in (infer, Random(plan)):
+        with pytest.raises(ConfigError) as refusal:
+            method.synthesize(graph_task, run)
+        assert str(refusal.value).startswith("data set motifs holds graphs, but this method distils images; for graphs")
+
+
+def test_presets_of_graphs() -> None:
+    assert Random.preset_for("nci1") == Herding.preset_for("nci1") == "graphs"
+    assert Random.PRESETS["graphs"] == Random(protocol="graphs")
+    (control,) = Herding().controls(None)  # type: ignore[arg-type]
+    assert (control.method, dict(control.config)["protocol"]) == ("random", "graphs")

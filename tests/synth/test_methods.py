@@ -33,6 +33,7 @@ MEAN_IMAGE = """
         gain: float = 1.0
         protocol: str = "quick"
 
+        default_dataset: ClassVar[str] = "digits"
         version: ClassVar[int] = 3
         PRESETS: ClassVar[dict] = {}
 
@@ -88,6 +89,7 @@ def test_built_in_methods(name: str) -> None:
     assert f"{method.__module__}:{method.__qualname__}" == synth.METHODS[name] == synth.methods()[name]
     assert method.version >= 1
     assert method.PRESETS
+    assert method.default_dataset in ("digits", "digits-graph"), "which need no download"
 
 
 def test_no_class_stands_under_two_names() -> None:
@@ -95,7 +97,9 @@ def test_no_class_stands_under_two_names() -> None:
 
 
 def test_rejects_unknown_names() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown method 'infre'; did you mean 'infer'\? Known: infer, infer-"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown method 'infre'; did you mean 'infer'\? Known: herding, infer, infer-"
+    ):
         synth.find("infre")
 
 
@@ -154,11 +158,20 @@ def test_built_in_names_cannot_be_taken(package: Package, name: str) -> None:
         ("def broken(:", "foreign_method:MeanImage", "invalid syntax"),
         ("1 / 0", "foreign_method:MeanImage", "division by zero"),
         ("raise ValueError", "foreign_method:MeanImage", "ValueError"),
-        ("class MeanImage: ...", "foreign_method:MeanImage", "has no __dataclass_fields__, version, PRESETS"),
+        (
+            "class MeanImage: ...",
+            "foreign_method:MeanImage",
+            "has no __dataclass_fields__, default_dataset, version, PRESETS",
+        ),
         (
             MEAN_IMAGE.replace("version:", "revision:"),
             "foreign_method:MeanImage",
             "has no version; expected a dataclass",
+        ),
+        (
+            MEAN_IMAGE.replace("default_dataset:", "dataset:"),
+            "foreign_method:MeanImage",
+            "has no default_dataset; expected a dataclass",
         ),
         ("MeanImage = 3", "foreign_method:MeanImage", "has no __dataclass_fields__"),
     ],
@@ -187,7 +200,7 @@ def test_names_cost_no_import() -> None:
         import sys
         import synth
         assert "infer" in synth.methods()
-        assert not {"torch", "synth.infer", "synth.coreset", "synth.base"} & set(sys.modules)
+        assert not {"torch", "synth.infer", "synth.coreset", "synth.mirage", "synth.base"} & set(sys.modules)
     """)
 
 
@@ -198,7 +211,7 @@ def test_the_test_split_is_out_of_reach() -> None:
         import sys
         import synth
         names = [found.name for found in pkgutil.walk_packages(synth.__path__, "synth.")]
-        assert {"synth.infer", "synth.coreset", "synth.pipeline", "synth.parts.teachers"} <= set(names), names
+        assert {"synth.infer", "synth.coreset", "synth.mirage", "synth.pipeline"} <= set(names), names
         for name in names:
             __import__(name)
         for name in synth.METHODS:

@@ -60,10 +60,10 @@ def test_unequal_classes_are_drawn_from_themselves() -> None:
 
 @pytest.mark.parametrize(("labels", "count", "found"), [(LABELS, 6, "class 0 has 5"), (LABELS % 2, 6, "class 1 has 5")])
 def test_rejects_more_than_there_are(labels: torch.Tensor, count: int, found: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{found} training images, but {count} are asked for; lower --ipc"):
+    with pytest.raises(ConfigError, match=rf"{found} training examples, but {count} are asked for; lower --ipc"):
         sample_per_class(labels, count, int(labels.max()) + 1, seed=0)
 
 
 def test_rejects_a_class_without_images() -> None:
-    with pytest.raises(ConfigError, match="class 3 has 0 training images"):
+    with pytest.raises(ConfigError, match="class 3 has 0 training examples"):
         sample_per_class(LABELS, 1, 4, seed=0)
