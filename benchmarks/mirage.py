@@ -1,6 +1,6 @@
 """Prints what Mirage costs: seconds of distillation, memory by arcs, and a training step on shared subtrees.
 
-    python benchmarks/mirage.py [--steps 3] [DATASET ...]
+    python benchmarks/mirage.py [--steps 1] [DATASET ...]
 
 Seconds are of the processor, of one thread, so that a busy machine changes little. Data sets that are not here, and
 cannot be downloaded, are passed over. Not a test: it asserts nothing.
@@ -35,7 +35,7 @@ _LAYERS = 2
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[DATASET]...")
-@click.option("--steps", default=3, show_default=True, help="Training steps to time.")
+@click.option("--steps", default=1, show_default=True, help="Training steps to time.")
 def main(names: tuple[str, ...], steps: int) -> None:
     """Times distillation with the published hops and thresholds, and full-batch steps on all training graphs."""
     torch.set_num_threads(1)

@@ -77,7 +77,12 @@ def refine(batch: GraphBatch, depth: int, *, degrees: bool = False) -> Colours:
 
 
 def rank(values: Ints) -> Ints:
-    """Returns for each entry the rank of its value among the distinct ones, from 0."""
+    """Returns for each entry the rank of its value, at least 0, among the distinct ones, from 0."""
+    span = int(values.max(initial=-1)) + 1
+    if span <= 4 * len(values):  # a table of all values is smaller than what a sort would move
+        there = np.zeros(span, np.int64)
+        there[values] = 1
+        return np.asarray(there.cumsum() - 1)[values]
     # return_index asks for a stable sort, which on such partly sorted values takes half the time of the default one.
     inverse: Ints = np.unique(values, return_index=True, return_inverse=True)[2]
     return inverse

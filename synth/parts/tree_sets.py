@@ -83,7 +83,8 @@ class Forest:
         if without is not None:
             keep &= ~np.isin(trees, without)
         bounds = np.searchsorted(graphs[keep], np.append(members, np.iinfo(np.int64).max))
-        return [trees[keep][start:end].tolist() for start, end in pairwise(bounds.tolist())]
+        kept = trees[keep].tolist()
+        return [kept[start:end] for start, end in pairwise(bounds.tolist())]
 
     def mean_counts(self, trees: Sequence[int], members: Ints) -> tuple[float, ...]:
         """Returns how often each of ``trees`` stands in a graph of ``members`` that holds all of them, on average."""
