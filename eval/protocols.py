@@ -157,14 +157,6 @@ PROTOCOLS: dict[str, AnyProtocol] = {
             temperature=30.0,
         ),
         EvalProtocol(
-            name="infer-equal",
-            summary="infer-static at equal length: 2000 steps of 64 images for every set, about INFER's own 400 epochs "
-            "at ipc 10 on ten classes.",
-            architectures=("resnet18", "convnet3-batch"),
-            recipe=replace(_INFER_STUDENT, epochs=0, steps=2000),
-            temperature=30.0,
-        ),
-        EvalProtocol(
             name="infer-dyn",
             summary="The set's teachers label every mixed batch; 80 epochs of AdamW, KL at temperature 30 (INFER+Dyn; "
             "teachers count as bytes).",
