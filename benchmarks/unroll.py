@@ -1,0 +1,109 @@
+"""Prints seconds and peak memory of an outer iteration of trajectory matching, by inner steps N and gradient.
+
+    python benchmarks/unroll.py [--device cpu] [--arch convnet3-x0.25] [--images 10] [--momentum 0.9] [STEPS ...]
+
+Not a test: it asserts nothing. Every row is a process of its own, since a process's peak never falls. Seconds are those
+of the fastest iteration after one to warm up: of the processor on a CPU, on one thread, so that other work on the
+machine matters less; of the clock on a GPU. Memory is what the peak lies above the level before the first iteration:
+resident memory on a CPU, allocated memory on a GPU. N parameter vectors are in it, whatever the gradient.
+
+On Linux, glibc hands the memory of every small graph back to the system, and the adjoint pays for it in page faults:
+``MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432`` in the environment saves it a quarter of its time.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import get_args
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dd_bench.data.specs import SPECS
+from dd_bench.environment import choose_device, describe_device
+from dd_bench.learn.dsa import DSA
+from dd_bench.models import build
+from dd_bench.seeding import generator, seeded
+from synth.parts.inner import FlatNetwork, InnerTraining, ReplayedDSA, space_waypoints
+from synth.parts.unroll import Method, trajectory_gradient
+
+_SPEC = SPECS["cifar10"]
+_MIB = 2**20
+
+
+@click.command()
+@click.argument("steps", nargs=-1, type=int)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--arch", default="convnet3-x0.25", show_default=True)
+@click.option("--images", default=10, show_default=True, help="All of them in every inner step.")
+@click.option("--momentum", default=0.9, show_default=True)
+@click.option("--repeat", default=3, show_default=True, help="Iterations of which the fastest counts.")
+def main(steps: tuple[int, ...], device: str, arch: str, images: int, momentum: float, repeat: int) -> None:
+    """Times the three gradients at N in STEPS, by default 10 20 40 80."""
+    console, place = Console(highlight=False), choose_device(device)
+    size = FlatNetwork(build(arch, _SPEC)).size
+    console.print(
+        f"{describe_device(place)}, torch {torch.__version__}; one parameter vector: {4 * size / _MIB:.2f} MiB"
+    )
+    table = Table("N", "gradient", "s", "× unrolled", "MiB", title=f"{arch}, {images} images, DSA, M = 2")
+    for count in steps or (10, 20, 40, 80):
+        cells = {
+            method: _alone(method, count, str(place), arch, images, momentum, repeat) for method in get_args(Method)
+        }
+        for method, (seconds, memory) in cells.items():
+            ratio = seconds / cells["unrolled"][0]
+            table.add_row(f"{count}", method, f"{seconds:.3f}", f"{ratio:.2f}", f"{memory / _MIB:.0f}")
+    console.print(table)
+
+
+def _alone(*arguments: str | int | float) -> tuple[float, float]:
+    """Returns what ``_measure`` does in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, *arguments).result()  # type: ignore[arg-type]
+
+
+def _measure(
+    method: Method, steps: int, device: str, arch: str, images: int, momentum: float, repeat: int
+) -> tuple[float, float]:
+    """Returns the seconds of the fastest iteration, and the peak of memory in bytes above the level at the start."""
+    torch.set_num_threads(1)
+    place, draws = torch.device(device), generator(0)
+    with seeded(0):
+        network = FlatNetwork(build(arch, _SPEC).to(place))
+    start = network.flatten()
+    targets = [start + 0.01 * torch.randn(start.shape, generator=draws).to(place) for _ in range(2)]
+    pixels = torch.rand(images, *_SPEC.image_shape, generator=draws).to(place)
+    labels = torch.eye(_SPEC.num_classes, device=place)[torch.arange(images, device=place) % _SPEC.num_classes]
+    rate = torch.tensor(0.01, device=place)
+    inner = InnerTraining(network, (None,) * steps, momentum=momentum, augment=ReplayedDSA(DSA(_SPEC), 0))
+    level, seconds = _peak(place), []
+    for _ in range(repeat + 1):
+        begin = _now(place)
+        trajectory_gradient(
+            inner, start, space_waypoints(targets, steps), images=pixels, labels=labels, rate=rate, method=method
+        )
+        seconds.append(_now(place) - begin)
+    return min(seconds[1:] or seconds), _peak(place) - level
+
+
+def _now(device: torch.device) -> float:
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _peak(device: torch.device) -> float:
+    """Returns the most memory used so far, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()
