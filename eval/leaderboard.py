@@ -200,7 +200,7 @@ def _summaries(dataset: str, board: list[Section]) -> Iterator[dict[str, str]]:
             "gain over random, points": gain(best) if best else "",
             "training": _training(section),
             "all real data": ", ".join(full),
-            "baselines not beaten": _unbeaten(section),
+            "no entry is better than": _unbeaten(section),
         }
 
 

@@ -35,7 +35,7 @@ def section_markdown(section: Section, folder: Path) -> str:
     if section.baselines:
         blocks += ["Against what needs no distillation:", table(_beside_baselines(section.baselines, names))]
         blocks += [
-            f"**{escape(row.method)} ({percent(row)}) is not beaten by any entry here.**"
+            f"**No entry here is significantly better than {escape(row.method)} ({percent(row)}).**"
             for row, verdict in section.verdicts
             if verdict == "not beaten"
         ]

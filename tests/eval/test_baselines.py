@@ -117,7 +117,7 @@ def test_entries_against_baselines(judge: Judge, page: Callable[[], str], result
     low, high = raw[0].confidence_interval(0.95) - np.float64(0.768)
     gain = f"better, +15.2 [{100 * low:+.1f}, {100 * high:+.1f}]"
     assert rows[0].startswith(f"| **mirage** · digits | hard | node-count · digits | {gain} |")
-    assert "is not beaten" not in page()
+    assert "No entry" not in page()
     assert line(render(results)["README.md"], "**mirage**").endswith("| 97.5 ± 6.4 | none of 3 |")
 
 
@@ -126,12 +126,12 @@ def test_a_baseline_that_nobody_beats_is_named(judge: Judge, page: Callable[[], 
     judge("random", DRAWS)
     judge("mirage", ENTRY)
     judge("alone", [0.80])  # below, though untested
-    assert "\n\n**node-count (91.0) is not beaten by any entry here.**\n\n" in page()
-    assert page().count("not beaten") == 1
+    assert "\n\n**No entry here is significantly better than node-count (91.0).**\n\n" in page()
+    assert page().count("No entry") == 1
     assert line(render(results)["README.md"], "**mirage**").endswith("| **node-count (91.0)** |")
 
     judge("lucky", [0.99])  # above, but one student shows nothing
-    assert "not beaten" not in page()
+    assert "No entry" not in page()
     assert line(render(results)["README.md"], "**mirage**").endswith("| node-count (91.0), untested |")
 
 
