@@ -27,7 +27,7 @@ from dd_bench.seeding import seeded
 from synth.base import choose_preset
 from synth.mirage import Mirage
 from synth.parts.budgets import members_of
-from synth.parts.tree_sets import Forest, TreeSet
+from synth.parts.tree_sets import Forest, TreeSet, merge_labels
 
 _NAMES = ("ogbg-molbace", "nci1", "imdb-binary", "dd", "ogbg-molhiv")
 _LAYERS = 2
@@ -65,7 +65,7 @@ def _distil(data: GraphData) -> list[tuple[str, ...]]:
     _, method = choose_preset(Mirage, "paper", data.spec.name)
     rows: list[tuple[str, ...]] = []
     for part in (0.25, 0.5, 1.0):
-        batch = data.graphs.pick(torch.arange(int(part * len(data))))
+        batch = merge_labels(data.graphs, method.kept_labels).pick(torch.arange(int(part * len(data))))
         seconds = min(_seconds(lambda batch=batch: refine(batch, method.hops)) for _ in range(3))  # type: ignore[misc]
         tracemalloc.start()
         trees = len(refine(batch, method.hops).firsts[-1])
