@@ -16,6 +16,7 @@ three data sets without those that are frequent in another class, each tree once
 For NCI1 it also keeps the faults of the miner that was used: only so do the published 318 bytes come out.
 
 Where ``paper`` differs from the authors' code, and why:
+  * trees of one node are left out before sets are mined, not taken out of them afterwards (the published sizes agree);
   * students and tests are those of the protocol, so DD's test graphs keep the node labels that its trees have merged;
   * batches are all sets at once instead of single passes in random order; frequency-proportional sampling, which the
     paper describes and the code switches off, is ``weighting=support`` in expectation.

@@ -43,6 +43,7 @@ _SHAPES = ((2, 5), (5, 2), (3, 3))  # rows and columns of the blob of each class
 MOTIFS = GraphSpec("motifs", 3, (3, 2), (2,), ("star", "path", "ring"))
 REAL_DATA = os.environ.get("DDBENCH_DATA")
 _RAW = {
+    "mutag": "MUTAG",
     "nci1": "NCI1",
     "imdb-binary": "IMDB-BINARY",
     "dd": "DD",

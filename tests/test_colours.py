@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dd_bench.colours import Ints, distinct_trees, first_places, rank, rank_rows, refine
+from dd_bench.data.graph_layout import SPLITS
+from dd_bench.data.graph_reading import read_graphs
 from dd_bench.data.graphs import GraphData
 from dd_bench.graphs import GraphBatch
+from tests.conftest import REAL_DATA
 from tests.data.graph_files import Toy, toys
 from tests.references.trees import batch_of, canonical, shuffled
 
@@ -161,3 +165,31 @@ def test_training_splits_have_our_numbers_of_trees(real_graphs: Callable[[str], 
         "ogbg-molbace": [69, 1138, 4258, 8015],
         "imdb-binary": [61, 2495, 3008],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "expected"),
+    [
+        ("mutag", False, [7, 33, 174, 572]),
+        ("mutag", True, [7, 64, 277, 796]),
+        ("nci1", False, [37, 292, 4058, 22948]),
+        ("imdb-binary", False, [65, 2931, 3595]),
+        pytest.param("dd", False, [82, 253149, 333017], marks=pytest.mark.slow),
+    ],
+)
+def test_whole_data_sets_have_the_published_numbers_of_trees(
+    real_graphs: Callable[[str], GraphData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, edges: bool,
+    expected: list[int],
+) -> None:  # fmt: skip
+    real_graphs(name)  # skips, or fails where the data are promised
+    monkeypatch.setenv("DDBENCH_DATA", REAL_DATA or "")
+    parts = [rows.graphs for rows in read_graphs(name, SPLITS, tmp_path)]
+    shifts = np.cumsum([0, *(len(part.nodes) for part in parts)]).tolist()
+    labels = torch.cat([part.edges for part in parts])
+    whole = GraphBatch(
+        torch.cat([part.nodes for part in parts]),
+        torch.cat([part.arcs + shift for part, shift in zip(parts, shifts, strict=False)], dim=1),
+        labels if edges else labels[:, :0],
+        torch.cat([torch.tensor([0]), *(part.starts[1:] + shift for part, shift in zip(parts, shifts, strict=False))]),
+    )
+    assert [len(firsts) for firsts in refine(whole, len(expected) - 1).firsts] == expected

@@ -210,5 +210,5 @@ def test_rejects_foreign_pickles_unloaded(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DataError, match=r"cs\.toronto\.edu/.*no route to host"):
         prepare("cifar10", tmp_path)
     assert not loaded.exists()
-    pickle.loads((unpacked / "data_batch_1").read_bytes())
-    assert loaded.exists()  # so the files were armed
+    pickle.loads((unpacked / "data_batch_1").read_bytes())  # the file is of this test: loading it shows it was armed
+    assert loaded.exists()
