@@ -76,7 +76,7 @@ def _measure(name: str, protocol: EvalProtocol, device: torch.device) -> Table:
 
     def train(length: TrainingRecipe) -> tuple[torch.nn.Module, _Stopwatch]:
         with seeded(0):
-            model = build(protocol.architectures[0], data.spec).to(device)
+            model = build(protocol.students_for(data.spec)[0], data.spec).to(device)
         watch = _Stopwatch(device)
 
         def objective(logits: Tensor, targets: Tensor) -> Tensor:

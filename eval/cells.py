@@ -69,7 +69,7 @@ class Student(_Strict):
 
     ``metrics`` are on the test split, of the last epoch or of what was chosen: ``top1`` in [0, 1], ``nll`` in nats, and
     for graphs of two classes ``auc`` in [0, 1]. ``choice`` is what was chosen for this student on a validation split,
-    with its score there (pool, lr, steps, …); it is written only where something was.
+    with its score there (pool, lr, steps, …), or by its set (lr); it is written only where something was.
     """
 
     index: int = Field(ge=0)

@@ -30,7 +30,7 @@ def details(section: Section, names: Mapping[str, str]) -> str:
     return "\n\n".join(
         [
             "<details><summary>Exact bytes, steps, other metrics, teachers, versions, the whole protocol</summary>",
-            table(_choices(rows, pd.DataFrame([_exact(row, names) for row in rows]))),
+            table(_choices(section, pd.DataFrame([_exact(row, names) for row in rows]))),
             f"Judged from {dates[0]} to {dates[-1]} with {libraries or 'unrecorded versions'}.",
             f"```json\n{protocol}\n```",
             "</details>",
@@ -61,10 +61,12 @@ def _exact(row: Row, names: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _choices(rows: Sequence[Row], cells: pd.DataFrame) -> pd.DataFrame:
-    """Returns the cells with a column of what was chosen on validation data, where anything was."""
-    told = [_chosen(row) for row in rows]
-    return cells.assign(**{"chosen on validation data": told}) if any(told) else cells
+def _choices(section: Section, cells: pd.DataFrame) -> pd.DataFrame:
+    """Returns the cells with a column of what was chosen for the students, where anything was."""
+    told = [_chosen(standing.row) for standing in section.standings]
+    # a rate that came with the set was chosen before there was a student, and not by its scores
+    title = "trained at" if section.data.protocol.get("learned_lr") else "chosen on validation data"
+    return cells.assign(**{title: told}) if any(told) else cells
 
 
 def _chosen(row: Row) -> str:

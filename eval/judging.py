@@ -50,7 +50,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a student: its test metrics, its steps, and what was chosen for it on a validation split."""
+    """What came of a student: its test metrics, its steps, and what its set or a validation split chose for it."""
 
     metrics: Mapping[str, float]
     steps: int

@@ -8,12 +8,19 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
+from dd_bench.data.graph_specs import GraphSpec
+from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.learn.training import TrainingRecipe
+from dd_bench.models.convnet import usual_depth
 from dd_bench.sets import digest_json
 
 # Each grows when the training code changes what a protocol that counts epochs, or steps, gives for the same seed
 _TRAINERS = {"epochs": 1, "steps": 2, "graphs": 1}
+
+# Fields that came after the first records, with what they were until then. At that value they are in no hash and no
+# record: a protocol that does without them is the one it was, and its id, its records and its boards stay.
+_LATER = {"learned_lr": False, "whiten": False}
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class EvalProtocol:
         name: what people type.
         summary: one sentence for boards and ``ddbench list protocols``.
         architectures: the students trained unless others are asked for; the first is the board's main one.
+            ``convnet`` stands for the ConvNet of the images' size, see ``students_for``.
         recipe: the training.
         labels: which labels students get: ``stored`` (hard labels by cross-entropy, soft ones by distillation),
             ``class`` (the class each image was made for, whatever else is stored), or ``teachers`` (the mean logits of
@@ -31,6 +39,12 @@ class EvalProtocol:
         temperature: of distillation, or None for the set's own.
         full_epochs: epochs on all real data when ``full`` is judged beside the sets (the same batch, optimizer and
             augmentation); 0: ``full`` is not judged under this protocol.
+        learned_lr: whether a set's own learning rate replaces the recipe's; sets without one keep the recipe's.
+        whiten: whether ZCA, fitted on the training split, is each student's first layer in the normaliser's place.
+            Augmentation acts behind it, as published.
+
+    Raises:
+        ConfigError: if teachers, which read pixels, would have to label whitened images.
     """
 
     name: str
@@ -40,12 +54,35 @@ class EvalProtocol:
     labels: Literal["stored", "class", "teachers"] = "stored"
     temperature: float | None = None
     full_epochs: int = 0
+    learned_lr: bool = False
+    whiten: bool = False
+
+    def __post_init__(self) -> None:
+        if self.whiten and self.labels == "teachers":
+            raise ConfigError("whiten is set and labels are teachers, which read pixels; expected only one of the two")
 
     @property
     def id(self) -> str:
         """The hash of everything that can move a score; names, summaries and default architectures cannot."""
         trainer = _TRAINERS["steps" if self.recipe.steps else "epochs"]
         return digest_json({"trainer": trainer} | self.as_json(described=False))[:8]
+
+    def students_for(self, spec: DatasetSpec | GraphSpec) -> tuple[str, ...]:
+        """Returns the architectures that images of ``spec`` are judged with unless others are asked for.
+
+        ``convnet`` becomes the ConvNet with instance normalisation whose depth fits the images, at full width or, for
+        ``digits`` and subsets, which are made for CPUs, at a quarter of it.
+
+        Raises:
+            ConfigError: if a ConvNet should be fitted to graphs.
+        """
+        if "convnet" not in self.architectures:
+            return self.architectures
+        if not isinstance(spec, DatasetSpec):
+            raise ConfigError(f"protocol {self.name} is for images, {spec.name} holds graphs: use the protocol graphs")
+        width = "-x0.25" if spec.name == "digits" or "@" in spec.name else ""
+        fitting = f"convnet{usual_depth(spec)}{width}"
+        return tuple(fitting if name == "convnet" else name for name in self.architectures)
 
     def as_json(self, *, described: bool = True) -> dict[str, Any]:
         """Returns the protocol as JSON values, with or without what only describes it."""
@@ -118,6 +155,10 @@ class GraphProtocol:
         """The hash of everything that can move a score; names, summaries and default architectures cannot."""
         return digest_json({"trainer": _TRAINERS["graphs"], "graphs": self.as_json(described=False)})[:8]
 
+    def students_for(self, _: DatasetSpec | GraphSpec) -> tuple[str, ...]:
+        """Returns the architectures, the same for all graphs."""
+        return self.architectures
+
     def as_json(self, *, described: bool = True) -> dict[str, Any]:
         """Returns the protocol as JSON values, with or without what only describes it."""
         return _as_json(self, described)
@@ -127,13 +168,28 @@ AnyProtocol = EvalProtocol | GraphProtocol
 
 
 def _as_json(protocol: AnyProtocol, described: bool) -> dict[str, Any]:
-    facts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(protocol).items()}
+    known = {name: value for name, value in asdict(protocol).items() if name not in _LATER or value != _LATER[name]}
+    facts = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
     return facts if described else {k: v for k, v in facts.items() if k not in ("name", "summary", "architectures")}
 
 
 # INFER's post-evaluation (zhangxin-xd/UFC, ufc_validation/val_static.py); its length differs by protocol
 _INFER_STUDENT = TrainingRecipe(
     epochs=400, batch=64, optimizer="adamw", lr=1e-3, weight_decay=0.01, mix="mixup", mix_alpha=0.8
+)
+
+# The evaluator of DC, DSA, DM and MTT. Theirs runs one epoch more, at the low rate, and MTT's DSA aligns corners
+_PLAIN_STUDENT = TrainingRecipe(epochs=1000, batch=256, lr=0.01, schedule="half", augment="dsa")
+
+_MTT = EvalProtocol(
+    name="mtt",
+    summary="Class labels; 1000 epochs of SGD with DSA at the rate that the set learned, else 0.01, a tenth from the "
+    "middle on (MTT's evaluator).",
+    architectures=("convnet",),
+    recipe=_PLAIN_STUDENT,
+    labels="class",
+    full_epochs=60,
+    learned_lr=True,
 )
 
 PROTOCOLS: dict[str, AnyProtocol] = {
@@ -144,9 +200,17 @@ PROTOCOLS: dict[str, AnyProtocol] = {
             summary="Class labels; 1000 epochs of SGD with DSA, a tenth of the rate from the middle on "
             "(the DC/DSA/DM evaluator).",
             architectures=("convnet3",),
-            recipe=TrainingRecipe(epochs=1000, batch=256, lr=0.01, schedule="half", augment="dsa"),
+            recipe=_PLAIN_STUDENT,
             labels="class",
             full_epochs=60,
+        ),
+        _MTT,
+        replace(
+            _MTT,
+            name="mtt-zca",
+            summary="Class labels; images whitened by ZCA of the training split, then 1000 epochs of SGD with DSA at "
+            "the rate that the set learned, else 0.01, a tenth from the middle on (MTT's evaluator with ZCA).",
+            whiten=True,
         ),
         EvalProtocol(
             name="infer-static",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dd_bench.data.images import ImageData
 from dd_bench.data.specs import DatasetSpec
@@ -14,8 +14,8 @@ from dd_bench.errors import ConfigError
 from dd_bench.files import home
 from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.learn.losses import cross_entropy, distillation
-from dd_bench.learn.training import Labeler, Objective, fit
-from dd_bench.models import build
+from dd_bench.learn.training import Labeler, Objective, TrainingRecipe, fit
+from dd_bench.models import Whitening, build, encode, encoded_spec, fit_whitening
 from dd_bench.networks import has_network, load_network
 from dd_bench.seeding import seeded
 from dd_bench.sets import HardLabels, SoftLabels, Targets
@@ -49,6 +49,8 @@ __all__ = [
     "subject_of",
 ]
 
+_whitenings: dict[str, Whitening] = {}  # the last one, by the fingerprint of its data
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -58,14 +60,18 @@ class Subject:
         facts: identity, bytes, origin.
         images: (N, C, H, W) uint8, or float32 pixels.
         targets: one for each image.
+        suggested_lr: the learning rate that was distilled with the images, or None.
+        data: the training split that the images stand for, or None where no protocol needs it.
     """
 
     facts: SetFacts
     images: Tensor
     targets: Targets
+    suggested_lr: float | None = None
+    data: ImageData | None = None
 
     def check(self, protocol: AnyProtocol) -> None:
-        """Raises ConfigError if the protocol is for graphs, or asks for teachers that the set does not have."""
+        """Raises ConfigError if the protocol is for graphs, or asks for teachers or data that are not there."""
         facts = self.facts
         if not isinstance(protocol, EvalProtocol):
             raise ConfigError(
@@ -81,6 +87,11 @@ class Subject:
                 f"{asked} {', '.join(absent)} of {facts.method} {facts.id} are not in {home() / 'teachers'}; copy them "
                 "there, or synthesise the set again here"
             )
+        if protocol.whiten and (self.data is None or self.data.fingerprint != facts.fingerprint):
+            raise ConfigError(
+                f"protocol {protocol.name} whitens by the training split of {facts.dataset}, but {facts.method} "
+                f"{facts.id} came without it or with another copy; pass the data that it was made from"
+            )
 
     def students(self, runs: int) -> int:
         """Returns ``runs``: no two students are equal."""
@@ -93,21 +104,33 @@ class Subject:
     def train(self, protocol: AnyProtocol, architecture: str, bench: Bench) -> Outcome:
         """Trains one student to the last step and has it scored."""
         assert isinstance(protocol, EvalProtocol)  # see ``check``
-        spec: DatasetSpec = bench.test.spec
+        spec, images, first = bench.test.spec, self.images, None
+        if protocol.whiten:
+            assert self.data is not None  # see ``check``
+            first = _whitening_of(self.data).to(bench.device)
+            spec, images = encoded_spec(spec), encode(images, first, bench.device)
         with seeded(bench.seed):
             model = build(architecture, spec)
         model.to(bench.device)
+        recipe = self._recipe(protocol)
+        objective, values = lesson(self.targets, protocol, spec.num_classes)
+        fit(
+            model, images, values, recipe=recipe, objective=objective, spec=spec, seed=bench.seed, run=bench.run,
+            label=bench.label, labeler=self._labeler(protocol, spec, bench.device),
+        )  # fmt: skip
+        whole = nn.Sequential(first, model) if first else model
+        metrics = bench.test.score(bench.student, whole.eval(), device=bench.device)
+        choice = {"lr": recipe.lr} if protocol.learned_lr else {}
+        return Outcome(metrics, recipe.total_steps(len(images)), choice)
+
+    def _recipe(self, protocol: EvalProtocol) -> TrainingRecipe:
+        """Returns how this subject's students are trained: for its own epochs if it is ``full``, at its own rate."""
         recipe = protocol.recipe
         if self.facts.ipc == 0:
             recipe = replace(recipe, steps=0, epochs=protocol.full_epochs)
-        objective, values = lesson(self.targets, protocol, spec.num_classes)
-        fit(
-            model, self.images, values, recipe=recipe, objective=objective, spec=spec, seed=bench.seed, run=bench.run,
-            label=bench.label, labeler=self._labeler(protocol, spec, bench.device),
-        )  # fmt: skip
-        model.eval()
-        metrics = bench.test.score(bench.student, model, device=bench.device)
-        return Outcome(metrics, recipe.total_steps(len(self.images)))
+        if protocol.learned_lr and self.suggested_lr is not None:
+            recipe = replace(recipe, lr=self.suggested_lr)
+        return recipe
 
     def _labeler(self, protocol: EvalProtocol, spec: DatasetSpec, device: torch.device) -> Labeler | None:
         if protocol.labels != "teachers":
@@ -121,7 +144,8 @@ def subject_of(stored: StoredSet, data: "ImageData | GraphData | None" = None) -
 
     Args:
         stored: the set.
-        data: the data set it was made from; needed for graphs, whose students choose on its validation split.
+        data: the data set it was made from; needed for graphs, whose students choose on its validation split, and for
+            images under protocols that whiten by its training split.
     """
     synthetic = stored.load()
     facts, payload = facts_of(stored, synthetic), synthetic.payload
@@ -129,7 +153,8 @@ def subject_of(stored: StoredSet, data: "ImageData | GraphData | None" = None) -
         from eval.graphs import GraphSubject
 
         return GraphSubject.of(facts, payload, synthetic.targets, data)
-    return Subject(facts, payload.decode(), synthetic.targets)
+    known = data if isinstance(data, ImageData) else None
+    return Subject(facts, payload.decode(), synthetic.targets, synthetic.suggested_lr, known)
 
 
 def full_subject(data: ImageData) -> Subject:
@@ -138,7 +163,7 @@ def full_subject(data: ImageData) -> Subject:
         "full", "all real data", dataset=data.spec.name, fingerprint=data.fingerprint, count=len(data.labels),
         parts={"images": data.images.numel(), "labels": len(data.labels)},
     )  # fmt: skip
-    return Subject(facts, data.images, HardLabels(data.labels))
+    return Subject(facts, data.images, HardLabels(data.labels), data=data)
 
 
 def baselines_of(data: "ImageData | GraphData", protocol: AnyProtocol) -> "tuple[Judged, ...]":
@@ -162,3 +187,11 @@ def lesson(targets: Targets, protocol: EvalProtocol, num_classes: int) -> tuple[
         temperature = protocol.temperature or 1.0
         return partial(distillation, temperature=temperature), torch.zeros(len(targets.classes), num_classes)
     return cross_entropy, F.one_hot(targets.classes, num_classes).float()
+
+
+def _whitening_of(data: ImageData) -> Whitening:
+    """Returns the whitening of a training split, fitted once for all students of a data set; CIFAR's takes a minute."""
+    if data.fingerprint not in _whitenings:
+        _whitenings.clear()  # data sets come one after the other, and each whitening takes 75 MB and more
+        _whitenings[data.fingerprint] = fit_whitening(data.images)
+    return _whitenings[data.fingerprint]

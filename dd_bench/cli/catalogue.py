@@ -59,6 +59,7 @@ def list_protocols() -> None:
 
     rows = [(p.name, p.id, ", ".join(p.architectures), p.summary) for p in PROTOCOLS.values()]
     _table(("protocol", "id", "students", "what it does"), rows)
+    click.echo("convnet is the ConvNet of the images' size, a quarter as wide on digits and subsets.")
 
 
 @list_.command("models")

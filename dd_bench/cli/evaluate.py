@@ -226,7 +226,7 @@ class _Judge:
         """Trains what nobody else is training; what is left to others is waited for at the end."""
         from eval.students import is_judged, judge
 
-        for architecture in self.architectures or protocol.architectures:
+        for architecture in self.architectures or protocol.students_for(test.spec):
             cell = partial(
                 judge, subject, protocol, architecture, runs=runs, test=test, device=self.device, results=self.results,
                 mirror=self.mirror,

@@ -3,6 +3,7 @@
 from dd_bench.models.architecture import FAMILIES, Architecture, Family, GraphFamily, build, check_fit
 from dd_bench.models.classifier import Classifier, count_parameters
 from dd_bench.models.normalizer import Normalizer
+from dd_bench.models.whitening import Whitening, encode, encoded_spec, fit_whitening
 
 __all__ = [
     "FAMILIES",
@@ -11,7 +12,11 @@ __all__ = [
     "Family",
     "GraphFamily",
     "Normalizer",
+    "Whitening",
     "build",
     "check_fit",
     "count_parameters",
+    "encode",
+    "encoded_spec",
+    "fit_whitening",
 ]

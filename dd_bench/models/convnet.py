@@ -64,6 +64,17 @@ def convnet_features(spec: DatasetSpec, *, depth: int, norm: str, factor: float)
     return nn.Sequential(*layers), filters * (height >> depth) * (width >> depth)
 
 
+def usual_depth(spec: DatasetSpec) -> int:
+    """Returns the depth with which the literature takes images of this size: 3 up to 32 pixels, 4 for 64, 5 for 128.
+
+    That is, the last map is 4x4 or, where images are larger than the deepest ConvNet asks for, more. Images below 16
+    pixels take 2 blocks all the same, because one alone would leave nearly all to the head.
+    """
+    _, height, width = spec.image_shape
+    side = 32 if (height, width) == (28, 28) else min(height, width)  # the first convolution pads 28 to 32
+    return min(max(side.bit_length() - 3, 2), MAX_DEPTH)
+
+
 def _norm_layers(norm: str, filters: int) -> list[nn.Module]:
     """Returns the layers of one normalisation; none for ``"none"``."""
     if norm == "instance":

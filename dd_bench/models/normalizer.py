@@ -48,3 +48,7 @@ class Normalizer(nn.Module):
                 f"(N, {self.mean.shape[1]}, H, W) with white = 1: convert uint8 images with `.float() / 255`"
             )
         return (pixels - self.mean) / self.std
+
+    def restore(self, normalized: Tensor) -> Tensor:
+        """Returns the pixels of normalised images, same shape (N, C, H, W)."""
+        return normalized * self.std + self.mean

@@ -51,9 +51,11 @@ def test_datasets(ddbench: Command, digits_dir: Path) -> None:
 
 
 def test_protocols(ddbench: Command) -> None:
-    rows = table(ddbench("list", "protocols"))
+    answer = ddbench("list", "protocols")
+    rows = table(answer)
     for protocol in PROTOCOLS.values():
         assert rows[protocol.name] == [protocol.id, ", ".join(protocol.architectures), protocol.summary]
+    assert answer.out.splitlines()[-1].startswith("convnet is the ConvNet of the images' size")
 
 
 def test_models(ddbench: Command) -> None:

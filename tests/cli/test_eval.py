@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from dd_bench.data import images
 from dd_bench.errors import DataError, InterruptedRunError, NonFiniteError
 from dd_bench.files import home
+from dd_bench.learn.training import TrainingRecipe
 from dd_bench.networks import network_folder
 from dd_bench.store import Store
 from eval import students
@@ -123,6 +124,27 @@ def test_another_protocol_is_another_record(ddbench: Command, drawn: str, monkey
     assert trained(ddbench("eval", "--runs", "1", "--protocol", "quick")) == 0  # the native one, by its name
     assert trained(ddbench("eval", "--runs", "1", "--protocol", "longer")) == 1
     assert sorted(one.protocol_name for one in records()) == ["longer", "quick"]
+
+
+def test_sets_and_controls_of_mtt_meet_the_convnet_of_their_images(
+    ddbench: Command, drawn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real images have no rate of their own; whitening reaches them, and all real data, from the command line."""
+    tiny = replace(find_protocol("mtt-zca"), recipe=TrainingRecipe(steps=3, batch=8, lr=0.03), full_epochs=1)
+    monkeypatch.setitem(PROTOCOLS, "mtt-zca", tiny)
+    assert trained(ddbench("eval", "--runs", "1", "--protocol", "mtt-zca")) == 1 + 3
+    assert {one.set.method: one.architecture for one in records()} == dict.fromkeys(
+        ("random", "full"), "convnet2-x0.25"
+    )
+    assert all(student.choice == {"lr": 0.03} for one in records() for student in one.students)
+    assert "| lr 0.03 × 3 |" in Path("leaderboards/digits@20+10.md").read_text()
+    assert trained(ddbench("eval", "--runs", "1", "--protocol", "mtt-zca", "--arch", "convnet1-x0.05")) == 1 + 3
+
+
+def test_mtt_is_not_for_graphs(ddbench: Command) -> None:
+    made = ddbench("synth", "--method", "random", "--ipc", "1", "--dataset", "digits-graph").set_id
+    fault = ddbench("eval", made, "--protocol", "mtt").fault
+    assert fault == "protocol mtt is for images, digits-graph holds graphs: use the protocol graphs"
 
 
 def test_an_architecture_has_one_spelling(ddbench: Command, drawn: str) -> None:

@@ -13,7 +13,7 @@ from eval.cells import ControlLink, read_records
 from eval.leaderboard import render
 from eval.sections import section
 from eval.statistics import holm
-from tests.eval.boards import DRAWS, RANDOM, Judge, judging, line
+from tests.eval.boards import DRAWS, PROTOCOL, RANDOM, Judge, judging, line
 
 ENTRY = (0.90, 0.92, 0.94)
 UNTRAINED = (0.50, 0.52, 0.57)
@@ -271,6 +271,18 @@ def test_choices_are_told(judge: Judge, page: Callable[[], str], results: Path) 
     assert "The number of steps was chosen for each student on validation data: " in page()
     assert "Unequal training" not in page()
     assert "| chosen steps |" in line(render(results)["README.md"], "**mirage**")
+
+
+def test_rates_that_came_with_sets_are_no_choice_on_validation_data(judge: Judge, page: Callable[[], str]) -> None:
+    cell = {"protocol": PROTOCOL | {"learned_lr": True}}
+    judge("random", DRAWS, cell=cell, student={"choice": {"lr": 0.01}})
+    for seed, rate in enumerate((0.0213, 0.0213, 0.0187)):
+        judge("mtt", [0.9 + seed / 100], seed=seed, cell=cell, student={"choice": {"lr": rate}})
+    header = next(row for row in page().split("<details>")[1].splitlines() if row.startswith("| entry"))
+    assert header.endswith("| trained at |")
+    assert "| lr 0.01 × 3 |" in page()
+    assert "| lr 0.0213 × 2 / 0.0187 × 1 |" in page()
+    assert "chosen on validation data" not in page().split("<details>")[1]
 
 
 def test_many_values_are_a_span_and_equal_sets_count_once(judge: Judge, page: Callable[[], str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kornia.enhance import ZCAWhitening
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
@@ -448,6 +449,131 @@ def test_classes_are_used_whatever_labels_say(
     assert judged.only_record().students[0].metrics == judged.only_record(tmp_path / "soft").students[0].metrics
 
 
+# --- a rate and a space of their own ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each training was given."""
+    seen: list[dict[str, Any]] = []
+    fit = students.fit
+
+    def watched(model: nn.Module, images: Tensor, values: Tensor, **named: Any) -> None:
+        seen.append(named | {"model": model, "images": images})
+        fit(model, images, values, **named)
+
+    monkeypatch.setattr(students, "fit", watched)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("learned", "suggested", "lr", "choice"),
+    [
+        (True, 0.02, 0.02, {"lr": 0.02}),
+        (True, None, 1e-3, {"lr": 1e-3}),
+        (False, 0.02, 1e-3, {}),
+    ],
+    ids=["learned", "none was learned", "not asked for"],
+)
+def test_students_take_the_rate_of_the_set_where_the_protocol_says_so(
+    subject: Any, tiny: EvalProtocol, judged: Judging, fits: list[dict[str, Any]], learned: bool,
+    suggested: float | None, lr: float, choice: dict[str, float],
+) -> None:  # fmt: skip
+    judged(replace(subject(), suggested_lr=suggested), replace(tiny, learned_lr=learned))
+    assert fits[0]["recipe"] == replace(tiny.recipe, lr=lr)
+    assert judged.only_record().students[0].choice == choice
+
+
+def test_full_keeps_the_rate_of_the_protocol(
+    data: ImageData, tiny: EvalProtocol, judged: Judging, fits: list[dict[str, Any]]
+) -> None:
+    judged(full_subject(data), replace(tiny, learned_lr=True, full_epochs=2))
+    assert fits[0]["recipe"] == replace(tiny.recipe, steps=0, epochs=2)
+    assert judged.only_record().students[0].choice == {"lr": 1e-3}
+
+
+@pytest.fixture
+def zca(tiny: EvalProtocol, monkeypatch: pytest.MonkeyPatch) -> EvalProtocol:
+    """Four full batches behind ZCA, without augmentation; nothing is fitted yet."""
+    monkeypatch.setattr(students, "_whitenings", {})
+    recipe = TrainingRecipe(epochs=4, batch=256, lr=0.05, schedule="half", augment="none")
+    return replace(tiny, recipe=recipe, labels="class", whiten=True)
+
+
+def by_hand(subject: Subject, model: nn.Module, whiten: nn.Module, test: TestSplit) -> dict[str, float]:
+    """Trains and scores a student behind ``whiten`` by a few lines of its own; three epochs at 0.05, one at 0.005."""
+    model.normalizer = nn.Identity()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(4):
+        optimizer.param_groups[0]["lr"] = 0.05 if epoch < 3 else 0.005
+        optimizer.zero_grad()
+        F.cross_entropy(model(whiten(subject.images)), subject.targets.classes).backward()
+        optimizer.step()
+    model.eval()
+    return test.score("by hand", lambda pixels: model(whiten(pixels)), device=CPU)
+
+
+def test_whitened_students_match_a_loop_by_hand(
+    subject: Any, zca: EvalProtocol, judged: Judging, data: ImageData, blobs_dir: Path
+) -> None:
+    """Training images and test images are both whitened by the training split, and by nothing else."""
+    judging = replace(subject(), data=data)
+    judged(judging, zca)
+    student = judged.only_record().students[0]
+    found = {}
+    for name, images in (("split", data.images.float() / 255), ("set", judging.images)):
+        with seeded(student.seed):
+            model = build(judged.net, data.spec)
+        oracle = ZCAWhitening(eps=0.1).fit(images)
+        found[name] = by_hand(judging, model, oracle, TestSplit.open("blobs", blobs_dir))["nll"]
+    assert student.metrics["nll"] == pytest.approx(found["split"], rel=1e-4)
+    assert abs(found["set"] - found["split"]) > 1e-3, "the statistics would not matter at all"
+
+
+def test_augmentation_acts_behind_the_whitening(
+    subject: Any, zca: EvalProtocol, judged: Judging, data: ImageData, fits: list[dict[str, Any]]
+) -> None:
+    """Images arrive whitened, be they bytes or floats, with a spec by which DSA changes them where they are."""
+    floats = replace(subject(), data=data)
+    judged(floats, zca)
+    judged(replace(subject(sha256="6f" * 32), images=data.images[:12], data=data), zca)
+    expected = ZCAWhitening(eps=0.1).fit(data.images.float() / 255)(floats.images)
+    for given in fits:
+        assert (given["spec"].mean, given["spec"].std) == ((0.0,), (1.0,))
+        assert torch.equal(given["model"].normalizer(expected), expected)
+        torch.testing.assert_close(given["images"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_whitening_is_fitted_once_for_all_students(
+    subject: Any, zca: EvalProtocol, judged: Judging, data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+    original = students.fit_whitening
+
+    def watched(images: Tensor) -> Any:
+        fitted.append(len(images))
+        return original(images)
+
+    monkeypatch.setattr(students, "fit_whitening", watched)
+    judged(replace(subject(), data=data), zca, runs=2)
+    judged(full_subject(replace(data)), zca)
+    assert fitted == [120]
+    other = replace(data, images=data.images[:60], fingerprint="0bad" * 16)
+    assert students._whitening_of(other) is not students._whitening_of(data)
+    assert fitted == [120, 60, 120], "one is kept at a time"
+
+
+def test_rejects_whitening_without_the_data_of_the_set(
+    subject: Any, zca: EvalProtocol, judged: Judging, data: ImageData
+) -> None:
+    for known in (None, replace(data, fingerprint="0bad" * 16)):
+        with pytest.raises(
+            ConfigError, match="protocol tiny whitens by the training split of blobs, but infer 0123456789ab came with"
+        ):
+            judged(replace(subject(), data=known), zca)
+    assert read_records(judged.results) == []
+
+
 # --- where subjects come from ----------------------------------------------------------------------------------------
 
 
@@ -458,8 +584,11 @@ def test_subject_of_a_stored_set(data: ImageData, monkeypatch: pytest.MonkeyPatc
         recipe="0123456789ab", parents=("t1",), device="cpu", wall_seconds=1.5, teacher_seconds=2.5,
     )  # fmt: skip
     soft = SoftLabels(torch.randn(6, 3, generator=generator(0)), data.labels[:6], 4.0)
-    stored = Store().write(SyntheticSet(Images(data.images[:6]), soft, provenance, "tiny"))
-    made = subject_of(stored)
+    stored = Store().write(SyntheticSet(Images(data.images[:6]), soft, provenance, "tiny", suggested_lr=0.02))
+    made = subject_of(stored, data)
+    assert made.suggested_lr == 0.02
+    assert made.data is data
+    assert subject_of(stored).data is None
     assert made.facts == SetFacts(
         id=stored.id, sha256=stored.sha256, method="random", preset="digits-soft", dataset="blobs",
         fingerprint=data.fingerprint, ipc=2, seed=3, recipe="0123456789ab", labels="soft", images=6,
@@ -479,6 +608,7 @@ def test_full_is_all_real_data_for_its_own_number_of_epochs(
 ) -> None:
     subject = full_subject(data)
     assert subject.images is data.images
+    assert (subject.suggested_lr, subject.data) == (None, data)
     assert torch.equal(subject.targets.classes, data.labels)
     assert (subject.facts.method, subject.facts.ipc, subject.facts.images) == ("full", 0, 120)
     assert subject.facts.sha256 == data.fingerprint
