@@ -7,8 +7,8 @@ of the fastest iteration after one to warm up: of the processor on a CPU, on one
 machine matters less; of the clock on a GPU. Memory is what the peak lies above the level before the first iteration:
 resident memory on a CPU, allocated memory on a GPU. N parameter vectors are in it, whatever the gradient.
 
-On Linux, glibc hands the memory of every small graph back to the system, and the adjoint pays for it in page faults:
-``MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432`` in the environment saves it a quarter of its time.
+Freed memory stays in the process, as under ``ddbench``: otherwise glibc hands that of every small graph back to the
+system, and the adjoint pays for it in page faults with a quarter of its time.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dd_bench.data.specs import SPECS
-from dd_bench.environment import choose_device, describe_device
+from dd_bench.environment import choose_device, describe_device, keep_freed_memory
 from dd_bench.learn.dsa import DSA
 from dd_bench.models import build
 from dd_bench.seeding import generator, seeded
@@ -71,6 +71,7 @@ def _measure(
 ) -> tuple[float, float]:
     """Returns the seconds of the fastest iteration, and the peak of memory in bytes above the level at the start."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     place, draws = torch.device(device), generator(0)
     with seeded(0):
         network = FlatNetwork(build(arch, _SPEC).to(place))

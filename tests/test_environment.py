@@ -1,6 +1,7 @@
 """Where a computation runs: devices that are here and no others, and the facts that records carry."""
 
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -101,3 +102,25 @@ def test_peak_memory_is_in_bytes_and_never_falls() -> None:
     during = peak_memory_bytes(torch.device("cpu"))
     del block
     assert before <= during <= peak_memory_bytes(torch.device("cpu"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back at once")
+def test_freed_memory_stays_when_it_should() -> None:
+    code = """
+import sys, torch
+from pathlib import Path
+from dd_bench.environment import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+tensors = [torch.ones(5_000_000) for _ in range(4)]  # 20 MB each
+del tensors
+print((pages() - before) * 4096)
+"""
+    left = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, check=True, text=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert left["keep"] > 70e6
+    assert left["return"] < 30e6

@@ -57,12 +57,13 @@ def evaluate(
     boards are written at the end.
     """
     from dd_bench.data.catalogue import load_training
-    from dd_bench.environment import choose_device
+    from dd_bench.environment import choose_device, keep_freed_memory
     from dd_bench.files import home, slug
     from dd_bench.mirror import Mirror
     from eval.leaderboard import INDEX, write
     from eval.protocols import find_protocol
 
+    keep_freed_memory()
     judge = _Judge(
         protocol=None if protocol == "native" else find_protocol(protocol),
         architectures=_canonical(architectures),

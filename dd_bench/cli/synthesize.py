@@ -54,7 +54,7 @@ def synthesize(
     and a stopped one goes on where it was.
     """
     from dd_bench.data.catalogue import load_training
-    from dd_bench.environment import choose_device
+    from dd_bench.environment import choose_device, keep_freed_memory
     from dd_bench.files import home
     from dd_bench.mirror import Mirror
     from dd_bench.store import Store
@@ -63,6 +63,7 @@ def synthesize(
     from synth.parts.budgets import nearest_ipc
     from synth.pipeline import distil
 
+    keep_freed_memory()
     if (ipc is None) == (budget is None):
         raise click.UsageError("how large shall the set be? Give either --ipc or --bytes.")
     name = dataset or find(method).default_dataset
