@@ -1,7 +1,9 @@
 """The card of a set: a contact sheet to see at a glance what was distilled.
 
-One row a class, at most 20 rows of 10 images, enlarged pixel by pixel. Pixels outside [0, 1] are shown clipped. A set
-of bases and offsets has a last row of offsets, with zero in mid-gray.
+One row a class, at most 20 rows of 10 images, enlarged pixel by pixel. Pixels outside [0, 1] are shown clipped, unless
+there are many of them: then every image is shown from 2.5 deviations below its mean to 2.5 above, as is usual for
+trajectory matching, whose images grow because networks with instance normalisation do not mind. A set of bases and
+offsets has a last row of offsets, with zero in mid-gray.
 """
 
 import io
@@ -24,6 +26,8 @@ ROWS, COLUMNS = 20, 10
 _SIDE, _LARGEST = 100, 128  # pixels of a tile: about, and never more than
 _LEFT, _TOP, _GAP, _CAPTION, _MIN_WIDTH = 72, 76, 4, 15, 700  # pixels
 _DPI = 100
+_MANY = 0.1  # share of the pixels of a set
+_REACH = 2.5  # deviations
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,18 @@ def _graph_heading(synthetic: SyntheticSet, payload: Graphs | Trees, ledger: Map
 
 def _class_row(payload: Images | Compensated, targets: Targets, label: int) -> _Row:
     index = _spread(torch.nonzero(targets.classes == label).flatten())
-    tiles = [_tile(image) for image in _pick(payload, index).decode().cpu()]
-    return _Row(str(label), tiles, _entropies(targets, index))
+    images = _pick(payload, index).decode().cpu()
+    if _is_wide(payload):
+        deviations, means = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
+        images = 0.5 + (images - means) / (2 * _REACH * deviations).clamp_min(1e-12)
+    return _Row(str(label), [_tile(image) for image in images], _entropies(targets, index))
+
+
+def _is_wide(payload: Images | Compensated) -> bool:
+    """Says whether many pixels lie outside [0, 1]."""
+    if not isinstance(payload, Images) or payload.pixels.dtype == torch.uint8:
+        return False
+    return bool(((payload.pixels < 0) | (payload.pixels > 1)).float().mean() > _MANY)
 
 
 def _offset_row(payload: Compensated) -> _Row:
@@ -76,6 +90,9 @@ def _heading(synthetic: SyntheticSet, ledger: Mapping[str, int], classes: list[i
     shown = [f"{len(synthetic)} images"]
     shown += [f"{COLUMNS} of up to {most} a class"] if most > COLUMNS else []
     shown += [f"{ROWS} of {len(classes)} classes"] if len(classes) > ROWS else []
+    if isinstance(synthetic.payload, Images) and _is_wide(synthetic.payload):
+        low, high = synthetic.payload.pixels.aminmax()
+        shown.append(f"pixels from {low:.2g} to {high:.2g}, each image stretched to its mean ± {_REACH} deviations")
     if isinstance(targets, SoftLabels):
         shown.append(
             f"below each: entropy of its label in nats (softmax at temperature 1), "

@@ -48,10 +48,22 @@ def test_colours_and_places_are_right() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_equal_channels_are_gray_and_clipped(channels: int) -> None:
-    image = torch.stack([torch.full((channels, 2, 2), value) for value in (-3.0, 0.2, 7.0)])
-    pixels = sheet(Images(image), HardLabels(torch.zeros(3, dtype=torch.int64)))
+    image = torch.stack([torch.full((channels, 2, 2), value) for value in (-3.0, 0.2, 7.0, *[0.5] * 27)])
+    pixels = sheet(Images(image), HardLabels(torch.tensor([0] * 3 + [1] * 27)))
     shades = [tile(pixels, 0, column, side=100) for column in range(3)]
     assert [np.unique(shade).tolist() for shade in shades] == [[0], [51], [255]]
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 50.0])
+def test_images_that_have_grown_are_stretched(size: float) -> None:
+    half = torch.tensor([-1.0, 1.0, 1.0, -1.0]).expand(2, 3, 4, 4)
+    image = size * torch.stack([half[0], 3 * half[1] - 2])  # mean 0 and -2, deviation 1 and 3, times the size
+    stretched = sheet(Images(image), HardLabels(torch.zeros(2, dtype=torch.int64)))
+    deviation = torch.std(half[0]).item()
+    for column in range(2):
+        dark, bright = np.unique(tile(stretched, 0, column, side=100))
+        assert dark == pytest.approx(255 * (0.5 - 1 / (5 * deviation)), abs=1)
+        assert bright == pytest.approx(255 * (0.5 + 1 / (5 * deviation)), abs=1)
 
 
 def test_large_sets_show_twenty_classes_and_ten_images() -> None:
