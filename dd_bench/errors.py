@@ -44,6 +44,10 @@ class NonFiniteError(DDBenchError):
     """A quantity became NaN or infinite; the message names it and the step."""
 
 
+class DivergedError(DDBenchError):
+    """An optimisation whose steps lead nowhere but up; the message names it and the setting to lower."""
+
+
 class InterruptedRunError(DDBenchError):
     """SIGINT or SIGTERM arrived; the same command goes on from what is saved (all, but where it had to be at once)."""
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from synth.base import Synthesizer
 
 METHODS = {
+    "ast": "synth.trajectory:AST",
     "herding": "synth.coreset:Herding",
     "infer": "synth.infer:Infer",
     "infer-base": "synth.infer:BaseOnly",
     "infer-scrambled": "synth.infer:ScrambledOffsets",
     "mirage": "synth.mirage:Mirage",
     "mirage-random": "synth.mirage:RandomTrees",
+    "mtt": "synth.trajectory:MTT",
     "random": "synth.coreset:Random",
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass
-from math import isfinite
+from math import isfinite, log
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -165,10 +165,11 @@ def configure(method: type[S], config: Mapping[str, Any]) -> S:
     return made
 
 
-def choose_preset(method: type[S], name: str | None, dataset: str) -> tuple[str, S]:
+def choose_preset(method: type[S], name: str | None, dataset: str, ipc: int | None = None) -> tuple[str, S]:
     """Returns the preset ``name``, or the one for ``dataset``, with its name.
 
-    Where a preset has a version for the data set (``paper-nci1`` beside ``paper``), its name stands for that.
+    Where a preset has a version for the data set (``paper-nci1`` beside ``paper``), its name stands for that; where it
+    has versions for sizes (``small-ipc1``, ``small-ipc10``), for the one whose ipc is nearest in ratio.
 
     A preset that ``method`` inherits becomes one of ``method`` itself: INFER's controls share INFER's presets.
 
@@ -176,11 +177,14 @@ def choose_preset(method: type[S], name: str | None, dataset: str) -> tuple[str,
         UnknownNameError: if the method has no such preset.
     """
     name = name or method.preset_for(dataset)
-    if f"{name}-{dataset}" in method.PRESETS:
-        name = f"{name}-{dataset}"
-    if name not in method.PRESETS:
-        raise UnknownNameError("preset", name, method.PRESETS)
-    return name, configure(method, config_of(method.PRESETS[name]))
+    for stem in (f"{name}-{dataset}", name):
+        sizes = {int(size): stem + mark + size for known in method.PRESETS
+                 for start, mark, size in [known.rpartition("-ipc")] if start == stem and size.isdecimal()}  # fmt: skip
+        if stem not in method.PRESETS and sizes and ipc is not None:
+            stem = sizes[min(sizes, key=lambda size: (abs(log(size / ipc)), size))]
+        if stem in method.PRESETS:
+            return stem, configure(method, config_of(method.PRESETS[stem]))
+    raise UnknownNameError("preset", name, method.PRESETS)
 
 
 def override(synthesizer: S, settings: Mapping[str, str]) -> S:

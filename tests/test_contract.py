@@ -29,11 +29,20 @@ _TEACHERS = {
 }
 _INFER = {"teachers": _TEACHERS, "inversion": {"steps": 2, "jitter": 1}}
 
+_MATCHING = {
+    "experts": {
+        "architecture": "convnet1-x0.0625", "recipe": {"epochs": 2, "keep": 2, "batch": 27, "momentum": 0.5}, "count": 2
+    },
+    "iterations": 3, "inner_steps": 2, "max_start": 1, "rate": 0.01,
+}  # fmt: skip
+
 # A method joins the contract with the smallest configuration that still takes all its ways.
 CONFIGS: dict[str, dict[str, Any]] = {
+    "ast": _MATCHING | {"initialization": "representative", "balance": True, "waypoints": "equal", "perturbation": 1.0},
     "infer": _INFER,
     "infer-base": _INFER,
     "infer-scrambled": _INFER,
+    "mtt": _MATCHING,
     "random": {"teachers": _TEACHERS},
 }
 GRAPH_CONFIGS: dict[str, dict[str, Any]] = {

@@ -1,5 +1,6 @@
 """``ddbench list`` and ``ddbench show``: what there is."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +33,18 @@ def list_methods() -> None:
         except ConfigError as error:  # a broken package of somebody else hides no method of the others
             rows.append((name, "-", f"unusable: {error}"))
             continue
-        rows.append((name, ", ".join(method.PRESETS), _first_line(method)))
+        presets = dict.fromkeys(_stem(preset) for preset in method.PRESETS)
+        rows.append((name, ", ".join(presets), _first_line(method)))
     _table(("method", "presets", "what it is"), rows)
+    click.echo("Where a preset has versions for data sets or sizes (published-cifar10-ipc1), the right one is taken.")
+
+
+def _stem(preset: str) -> str:
+    """Returns a preset's name without the size and the data set that this version of it is for."""
+    from dd_bench.data.catalogue import all_specs
+
+    preset = re.sub(r"-ipc\d+$", "", preset)
+    return next((preset.removesuffix(f"-{name}") for name in all_specs() if preset.endswith(f"-{name}")), preset)
 
 
 @list_.command("datasets")
@@ -119,7 +130,7 @@ def show(reference: str, boards: Path) -> None:
         ("size", f"{human_bytes(stored.size_bytes)}: " + ", ".join(f"{k} {v:,} B" for k, v in stored.ledger.items())),
         ("cost", f"{origin.wall_seconds:.1f} s, teachers {origin.teacher_seconds:.1f} s, on {origin.device}"),
         ("teachers", ", ".join(origin.parents) or "none"),
-        ("protocol", synthetic.native_protocol),
+        ("protocol", synthetic.native_protocol + _learned_rate(synthetic)),
         ("controls", ", ".join(f"{c.method} ({c.labels} labels)" for c in origin.controls) or "none"),
         ("config", ", ".join(f"{path}={value}" for path, value in _flat(origin.config))),
         ("sha256", stored.sha256),
@@ -135,6 +146,10 @@ def show(reference: str, boards: Path) -> None:
         click.echo(f"  {record.protocol_name} {record.architecture}: {mean} over {students}, {options.shown(path)}")
     if not judged:
         click.echo(f"  not judged yet: ddbench eval {stored.id}")
+
+
+def _learned_rate(synthetic: "SyntheticSet") -> str:
+    return "" if synthetic.suggested_lr is None else f", learned rate {synthetic.suggested_lr:.4g}"
 
 
 def _content(synthetic: "SyntheticSet") -> str:

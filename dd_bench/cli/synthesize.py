@@ -67,7 +67,7 @@ def synthesize(
     if (ipc is None) == (budget is None):
         raise click.UsageError("how large shall the set be? Give either --ipc or --bytes.")
     name = dataset or find(method).default_dataset
-    order = _order(method, preset, name, settings | ({} if budget is None else {"budget": str(budget)}))
+    order = _order(method, preset, name, ipc, settings | ({} if budget is None else {"budget": str(budget)}))
     data = load_training(name, data_dir)
     task = Task(data=data, ipc=ipc or nearest_ipc(data, budget or 0), seed=seed, device=choose_device(device))
     mirror = None
@@ -85,7 +85,9 @@ def synthesize(
     click.echo(f"next: ddbench eval {stored.id}, or ddbench eval for all that is not judged yet")
 
 
-def _order(method: str, preset: str | None, dataset: str, settings: dict[str, str]) -> "Order":
+def _order(
+    method: str, preset: str | None, dataset: str, ipc: int | None, settings: dict[str, str]
+) -> "Order":  # fmt: skip
     from dd_bench.data.names import parse_name
     from dd_bench.errors import ConfigError
     from eval.protocols import find_protocol
@@ -93,7 +95,7 @@ def _order(method: str, preset: str | None, dataset: str, settings: dict[str, st
     from synth.base import choose_preset, override
     from synth.pipeline import Order
 
-    name, synthesizer = choose_preset(find(method), preset, str(parse_name(dataset)))
+    name, synthesizer = choose_preset(find(method), preset, str(parse_name(dataset)), ipc)
     if "budget" in settings and not hasattr(synthesizer, "budget"):
         raise ConfigError(f"method {method} has no byte budget; give the size of its set with --ipc")
     changes = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))

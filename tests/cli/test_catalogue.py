@@ -16,10 +16,10 @@ from tests.cli.conftest import TINY_INFER, TINY_NET, TINY_RANDOM, Answer, Comman
 
 
 def table(answer: Answer) -> dict[str, list[str]]:
-    """Returns the rows of a table by their first cell; cells are two spaces or more apart."""
+    """Returns the rows of a table by their first cell; cells are two spaces or more apart; notes are no rows."""
     assert answer.code == 0, answer
     rows = [re.split(r" {2,}", line.rstrip()) for line in answer.out.splitlines()]
-    return {row[0]: row[1:] for row in rows}
+    return {row[0]: row[1:] for row in rows if len(row) > 1}
 
 
 def test_methods(ddbench: Command) -> None:
@@ -27,6 +27,8 @@ def test_methods(ddbench: Command) -> None:
     assert rows.pop("method") == ["presets", "what it is"]
     assert set(rows) == set(synth.METHODS)
     assert rows["infer"][0] == "published, small, digits"
+    assert rows["mtt"][0] == "digits, small, published, published-tinyimagenet"  # no data set of that name yet
+    assert rows["mirage"][0] == "exact, paper"
     assert rows["random"][1] == "ipc images or graphs of each class, drawn uniformly without replacement."
     assert "`" not in str(rows)
 

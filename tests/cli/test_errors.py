@@ -33,7 +33,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*SYNTH, "--set", "=1"), r".*'=1' is no setting; expected NAME=VALUE, for example lr=0\.1\. See .*"),
     (("eval", "--runs", "0"), r"Invalid value for '--runs': 0 is not in the range x>=1\. See ddbench eval --help"),
     # names
-    (("synth", "--method", "infr", "--ipc", "1"), r"unknown method 'infr'; did you mean 'infer'\? Known: herding, .*"),
+    (
+        ("synth", "--method", "infr", "--ipc", "1"),
+        r"unknown method 'infr'; did you mean 'infer'\? Known: ast, herding, .*",
+    ),
     ((*SYNTH, "--dataset", "digit"), r"unknown data set 'digit'; did you mean 'digits'\? Known: aids, cifar10, .*"),
     ((*SYNTH, "--dataset", "digits@x"), r"data set 'digits@x' has 'x' after the '@'; expected images a class.*"),
     ((*SYNTH, "--dataset", "digits@500"), r"500 train images a class were asked of digits, but class 8 .* has 138; .*"),

@@ -233,8 +233,8 @@ def test_override_cannot_pass_by_the_checks_of_a_recipe() -> None:
 def test_every_data_set_has_a_preset(method: str) -> None:
     found = synth.find(method)
     for dataset in (*SPECS, *GRAPH_SPECS, "digits@20", "cifar10@200", "cifar100@20/10"):
-        name, chosen = choose_preset(found, None, dataset)
-        assert name == found.preset_for(dataset)
+        name, chosen = choose_preset(found, None, dataset, 10)
+        assert name.startswith(found.preset_for(dataset))
         assert name in found.PRESETS
         assert type(chosen) is found
 
@@ -262,6 +262,46 @@ def test_a_preset_may_have_a_version_for_a_data_set(preset: str | None, dataset:
         assert found == name
         assert type(chosen) is method
         assert config_of(chosen) == config_of(Mirage.PRESETS[name])
+
+
+SIZED = ("small-ipc1", "small-ipc10", "small-ipc50", "plain", "plain-ipc3", "paper-digits-ipc2", "paper-ipc5",
+         "odd-ipc", "odd-ipcx")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("preset", "ipc", "name"),
+    [
+        ("small", 1, "small-ipc1"), ("small", 2, "small-ipc1"), ("small", 3, "small-ipc1"), ("small", 4, "small-ipc10"),
+        ("small", 10, "small-ipc10"), ("small", 22, "small-ipc10"), ("small", 23, "small-ipc50"),
+        ("small", 5000, "small-ipc50"), ("small-ipc1", 50, "small-ipc1"), ("plain", 3, "plain"),
+        ("plain", None, "plain"), ("paper", 3, "paper-digits-ipc2"), ("paper-digits", 3, "paper-digits-ipc2"),
+        ("paper-ipc5", 1, "paper-ipc5"), ("small-ipc50", None, "small-ipc50"), ("odd-ipc", 1, "odd-ipc"),
+    ],
+)  # fmt: skip
+def test_a_preset_may_have_versions_for_sizes(
+    preset: str, ipc: int | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nearest in ratio: 3 is nearer to 1 than to 10."""
+    monkeypatch.setattr(TOY, "PRESETS", {known: Toy(count=number) for number, known in enumerate(SIZED)})
+    found, chosen = choose_preset(TOY, preset, "digits", ipc)
+    assert found == name
+    assert chosen == Toy(count=SIZED.index(name))
+
+
+def test_of_two_sizes_as_near_the_smaller_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for order in (("a-ipc16", "a-ipc4"), ("a-ipc4", "a-ipc16")):
+        monkeypatch.setattr(TOY, "PRESETS", {name: Toy() for name in order})
+        assert choose_preset(TOY, "a", "digits", 8)[0] == "a-ipc4"
+
+
+@pytest.mark.parametrize(
+    ("preset", "ipc"), [("small", None), ("smal", 1), ("odd", 1), ("paper-mutag", 1), ("ipc1", 1), ("small-ipc2", 2)]
+)
+def test_rejects_presets_of_no_size(preset: str, ipc: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size that is not known is no reason to take any."""
+    monkeypatch.setattr(TOY, "PRESETS", {known: Toy() for known in SIZED})
+    with pytest.raises(UnknownNameError, match=f"unknown preset '{preset}'"):
+        choose_preset(TOY, preset, "digits", ipc)
 
 
 def test_rejects_unknown_presets() -> None:

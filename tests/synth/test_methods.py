@@ -98,7 +98,7 @@ def test_no_class_stands_under_two_names() -> None:
 
 def test_rejects_unknown_names() -> None:
     with pytest.raises(
-        UnknownNameError, match=r"unknown method 'infre'; did you mean 'infer'\? Known: herding, infer, infer-"
+        UnknownNameError, match=r"unknown method 'infre'; did you mean 'infer'\? Known: ast, herding, infer, infer-"
     ):
         synth.find("infre")
 
