@@ -67,7 +67,7 @@ class TrajectoryMatching:
 
     Attributes:
         experts: whom the student follows, on which network, and whether in whitened space.
-        iterations: updates of the images.
+        iterations: losses measured; each but the last leads to an update of the images.
         inner_steps: N, the student's steps.
         expert_epochs: M, the expert's epochs that they are to match.
         max_start: T⁺; the student starts after s < T⁺ epochs of the expert.
@@ -139,7 +139,7 @@ class TrajectoryMatching:
         return scale if scale != "published" or dataset in PUBLISHED else "published-cifar10"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
-        """Returns the images after the last accepted update, their classes, and the learned step size.
+        """Returns the last images whose loss was measured and accepted, their classes, and the step size of then.
 
         Raises:
             DivergedError: if the loss keeps exploding, see ``GuardedDescent``.

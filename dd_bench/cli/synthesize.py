@@ -95,9 +95,10 @@ def _order(
     from synth.base import choose_preset, override
     from synth.pipeline import Order
 
-    name, synthesizer = choose_preset(find(method), preset, str(parse_name(dataset)), ipc)
-    if "budget" in settings and not hasattr(synthesizer, "budget"):
+    found = find(method)
+    if "budget" in settings and "budget" not in found.__dataclass_fields__:
         raise ConfigError(f"method {method} has no byte budget; give the size of its set with --ipc")
+    name, synthesizer = choose_preset(found, preset, str(parse_name(dataset)), ipc)
     changes = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
     synthesizer = override(synthesizer, settings)
     find_protocol(synthesizer.protocol)  # a method knows no protocols, but a set that names none is never judged

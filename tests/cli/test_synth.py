@@ -145,6 +145,10 @@ def test_size_in_bytes(ddbench: Command, method: str) -> None:
         ((*TINY_MIRAGE, "--ipc", "1", "--bytes", "9"), "how large shall the set be? Give either --ipc or --bytes."),
         ((*TINY_MIRAGE, "--bytes", "0"), "Invalid value for '--bytes': 0 is not in the range x>=1."),
         (
+            ("synth", "--method", "mtt", "--bytes", "500"),
+            "method mtt has no byte budget; give the size of its set with --ipc",
+        ),
+        (
             ("synth", "--method", "infer", "--bytes", "500"),
             "method infer has no byte budget; give the size of its set with --ipc",
         ),

@@ -265,7 +265,7 @@ def test_a_preset_may_have_a_version_for_a_data_set(preset: str | None, dataset:
 
 
 SIZED = ("small-ipc1", "small-ipc10", "small-ipc50", "plain", "plain-ipc3", "paper-digits-ipc2", "paper-ipc5",
-         "odd-ipc", "odd-ipcx")  # fmt: skip
+         "odd-ipc", "odd-ipcx", "smallest-ipc4")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ CASES: dict[str, TrajectoryMatching] = {
 def test_synthesis_is_one_loop_under_autograd(
     case: str, task: Task, own_home: Path, tmp_path: Path, watched: Watched
 ) -> None:
-    config = CASES[case]
+    config, task = CASES[case], replace(task, seed=list(CASES).index(case))
     made = make(config, task, tmp_path)
     expected, rate, losses = by_hand(config, task, own_home)
     found = pixels(made)
@@ -631,4 +631,4 @@ def test_distilled_images_teach_more_than_those_they_started_from(tmp_path: Path
     unseen, truth, classes = data.images[rest].float() / 255, data.labels[rest], made.targets.classes
     before, after = (accuracy(pixels(one), classes, unseen, truth, data) for one in (control, made))
     assert before < 0.65
-    assert after > before + 0.12
+    assert after > before + 0.18  # seen: 0.28
