@@ -26,16 +26,16 @@ from synth.parts.encoded import EncodedImages, encode_images
 from synth.parts.expert_training import ExpertRecipe, train_expert
 from synth.parts.inner import FlatNetwork
 from synth.parts.teachers import split_held_out
+from synth.parts.trajectory_settings import AST_RECIPE
 
 _MTT = ExpertRecipe()
-_AST = ExpertRecipe(lr=0.003, momentum=0.9, weight_decay=1e-3, drop=0.6, ramp=10, penalty=2.0)
 _RECIPES = {
     "mtt": _MTT,
     "mtt with momentum": replace(_MTT, momentum=0.9, weight_decay=1e-3),
-    "ast without ramp and penalty": replace(_AST, ramp=0, penalty=0.0),
-    "ast without penalty": replace(_AST, penalty=0.0),
-    "ast without ramp": replace(_AST, ramp=0),
-    "ast": _AST,
+    "ast without ramp and penalty": replace(AST_RECIPE, ramp=0, penalty=0.0),
+    "ast without penalty": replace(AST_RECIPE, penalty=0.0),
+    "ast without ramp": replace(AST_RECIPE, ramp=0),
+    "ast": AST_RECIPE,
 }
 
 

@@ -12,9 +12,7 @@ from synth.parts.expert_training import ExpertRecipe
 from synth.parts.experts import ExpertPlan
 
 _MTT_RECIPE = ExpertRecipe(epochs=41, keep=41)  # of 50 published epochs the last nine are never asked for
-_AST_RECIPE = ExpertRecipe(
-    epochs=50, keep=41, lr=0.003, momentum=0.9, weight_decay=1e-3, drop=0.6, ramp=10, penalty=2.0
-)
+AST_RECIPE = ExpertRecipe(epochs=50, keep=41, lr=0.003, momentum=0.9, weight_decay=1e-3, drop=0.6, ramp=10, penalty=2.0)
 
 EXPERTS = ExpertPlan("convnet3", _MTT_RECIPE, whiten=True)
 
@@ -93,7 +91,7 @@ MTT_SETTINGS: dict[str, dict[str, Any]] = _CPU | {
 AST_SETTINGS: dict[str, dict[str, Any]] = {
     name: _smooth(settings, rate=0.005 if name.startswith("digits") else 0.003) for name, settings in _CPU.items()
 } | {
-    f"published-{name}-ipc{ipc}": _published(name, _AST_RECIPE, row)
+    f"published-{name}-ipc{ipc}": _published(name, AST_RECIPE, row)
     | {"inner_momentum": 0.9}
     | _AST_COMPONENTS.get((name, ipc), _COMPONENTS)
     for (name, ipc), row in _AST.items()
