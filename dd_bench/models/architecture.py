@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, overload
 from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
-from dd_bench.models import convnet, efficientnet, mobilenetv2, resnet, shufflenet
+from dd_bench.models import convnet, densenet, efficientnet, mobilenetv2, resnet, shufflenet, shufflenetv2
 from dd_bench.models.classifier import Classifier, Features
 
 if TYPE_CHECKING:
@@ -174,6 +174,10 @@ def _convnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Featu
     return convnet.convnet_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
 
 
+def _resnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
+    return resnet.resnet_features(spec, depth=depth, factor=architecture.factor)
+
+
 _GRAPH_TITLES: "dict[Kind, str]" = {
     "gcn": "Graph convolutions (GCN)",
     "gat": "Graph attention (GAT), 4 heads",
@@ -190,11 +194,10 @@ FAMILIES: dict[str, Family | GraphFamily] = {
         )
         for depth in range(1, convnet.MAX_DEPTH + 1)
     },
-    "resnet18": Family(
-        "ResNet-18; 3x3 stem up to 64 pixels, 7x7 above",
-        (),
-        lambda architecture, spec: resnet.resnet18_features(spec, factor=architecture.factor),
-    ),
+    **{
+        f"resnet{depth}": Family(f"ResNet-{depth}; 3x3 stem up to 64 pixels, 7x7 above", (), partial(_resnet, depth))
+        for depth in resnet.BLOCKS
+    },
     "mobilenetv2": Family(
         "MobileNetV2 with CIFAR strides",
         (),
@@ -209,6 +212,16 @@ FAMILIES: dict[str, Family | GraphFamily] = {
         "ShuffleNet v1 with 2 groups and CIFAR strides",
         (),
         lambda architecture, spec: shufflenet.shufflenetv1_features(spec, factor=architecture.factor),
+    ),
+    "shufflenetv2": Family(
+        "ShuffleNet v2; stem with stride 1 up to 64 pixels, 2 and max-pooling above",
+        (),
+        lambda architecture, spec: shufflenetv2.shufflenetv2_features(spec, factor=architecture.factor),
+    ),
+    "densenet121": Family(
+        "DenseNet-121; 3x3 stem up to 64 pixels, 7x7 above; the factor multiplies its growth rate of 32",
+        (),
+        lambda architecture, spec: densenet.densenet121_features(spec, factor=architecture.factor),
     ),
     **{
         f"{kind}{layers}": GraphFamily(

@@ -2,11 +2,30 @@
 
 from torch import Tensor, nn
 
+from dd_bench.data.specs import DatasetSpec
+
+LARGEST_SMALL_IMAGE = 64
+
+
+def fits_small_stem(spec: DatasetSpec) -> bool:
+    """Returns whether images are small enough for a stem with stride 1: up to 64 pixels on the longer side."""
+    return max(spec.image_shape[1:]) <= LARGEST_SMALL_IMAGE
+
 
 def conv_bn(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Returns a convolution without bias and its BatchNorm. ``kernel`` is odd, and stride 1 keeps height and width."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Returns ``x`` (N, C, H, W) with its groups of channels interleaved, so that the next grouped layer mixes them.
+
+    Channel ``g * (C / groups) + i`` moves to ``i * groups + g``; one group changes nothing.
+    """
+    count, channels, height, width = x.shape
+    grouped = x.reshape(count, groups, channels // groups, height, width)
+    return grouped.transpose(1, 2).reshape(x.shape)  # (N, G, C/G, H, W) -> (N, C/G, G, H, W) -> (N, C, H, W)
 
 
 class GlobalAverage(nn.Module):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import GlobalAverage, conv_bn, scaled_channels
+from dd_bench.models.layers import GlobalAverage, channel_shuffle, conv_bn, scaled_channels
 
 GROUPS = 2
 STEM_CHANNELS = 24
@@ -29,16 +29,6 @@ STAGES = ((200, 4), (400, 8), (800, 4))
 
 CHANNEL_STEP = 8
 """Widths, and so the channels a block adds, are multiples of 8: a quarter of them still splits into two groups."""
-
-
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Returns ``x`` (N, C, H, W) with its groups of channels interleaved, so that the next grouped layer mixes them.
-
-    Channel ``g * (C / groups) + i`` moves to ``i * groups + g``; one group changes nothing.
-    """
-    count, channels, height, width = x.shape
-    grouped = x.reshape(count, groups, channels // groups, height, width)
-    return grouped.transpose(1, 2).reshape(x.shape)  # (N, G, C/G, H, W) -> (N, C/G, G, H, W) -> (N, C, H, W)
 
 
 class ShuffleUnit(nn.Module):

@@ -13,7 +13,8 @@ from dd_bench.seeding import generator, seeded
 from tests.models.conftest import IMAGE_FAMILIES
 
 SMALL = ["convnet2-x0.125", "convnet3-batch-x0.125", "convnet3-none-x0.125", "resnet18-x0.125"]
-SMALL += ["mobilenetv2-x0.25", "efficientnetb0-x0.25", "shufflenetv1-x0.25"]
+SMALL += ["resnet50-x0.125", "mobilenetv2-x0.25", "efficientnetb0-x0.25", "shufflenetv1-x0.25", "shufflenetv2-x0.25"]
+SMALL += ["densenet121-x0.125"]
 BATCH_NORMED = [name for name in SMALL if "convnet" not in name or "batch" in name]
 
 

@@ -5,20 +5,6 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models import Classifier, build
-from dd_bench.models.shufflenet import channel_shuffle
-
-
-@pytest.mark.parametrize("groups", [1, 2, 3])
-def test_channel_shuffle_matches_reference(groups: int) -> None:
-    x = torch.randn(2, 12, 3, 4)
-    order = [group * (12 // groups) + member for member in range(12 // groups) for group in range(groups)]
-    assert torch.equal(channel_shuffle(x, groups), x[:, order])
-    assert torch.equal(channel_shuffle(x, groups), F.channel_shuffle(x, groups))
-
-
-def test_channel_shuffle_keeps_channels_last() -> None:
-    x = torch.randn(2, 6, 3, 4)
-    assert torch.equal(channel_shuffle(x.contiguous(memory_format=torch.channels_last), 2), channel_shuffle(x, 2))
 
 
 def shufflenet_reference(model: Classifier, pixels: Tensor) -> Tensor:
