@@ -59,6 +59,7 @@ def test_round_trip(model: nn.Module) -> None:
     ours, theirs = model.state_dict(), loaded.state_dict()
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # sums in another order
     assert torch.equal(loaded(images()), model.eval()(images()))
 
 
