@@ -6,7 +6,8 @@ from dd_bench.sets import SyntheticSet
 
 # A field that is not named here is a part of its own.
 _PARTS = {
-    **{"pixels": "images", "base": "images", "scales": "offsets", "logits": "labels"},
+    **{"pixels": "images", "base": "images", "scales": "offsets"},
+    **dict.fromkeys(("logits", "tops", "kept", "rest"), "labels"),
     **dict.fromkeys(("nodes", "links", "link_labels", "node_counts", "link_counts"), "graphs"),
     **dict.fromkeys(("features", "degrees", "levels", "trunks", "fans", "children"), "trees"),
     **dict.fromkeys(("bonds", "repeats", "bond_labels"), "trees"),
@@ -19,15 +20,16 @@ def ledger(synthetic: SyntheticSet, tensors_bytes: int) -> dict[str, int]:
 
     Parts are ``images`` (pixels, base images), ``offsets`` (with their scales), ``pairs`` (which offset goes with which
     image), ``graphs``, ``trees`` (the DAG of subtrees), ``tree sets`` (which trees), ``weights`` (of tree sets),
-    ``labels`` (logits), ``classes``, and ``container``: the header and its padding. A set has only the
-    parts of its kinds. Labels are counted however small, and images at full size: nothing here is compressed.
+    ``labels`` (logits), ``tape`` (the augmentation that they belong to), ``classes``, and ``container``: the header and
+    its padding. A set has only the parts of its kinds. Labels are counted however small, and images at full size:
+    nothing here is compressed.
 
     Raises:
         InvalidSetError: if the tensors alone are larger than the file.
     """
     parts: dict[str, int] = {}
     for name, tensor in stored_tensors(synthetic).items():
-        own = name.partition(".")[2]
+        own = name.split(".")[1]  # payload.pixels, targets.tape.order
         part = _PARTS.get(own, own)
         parts[part] = parts.get(part, 0) + tensor.nbytes
     container = tensors_bytes - sum(parts.values())

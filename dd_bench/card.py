@@ -20,7 +20,8 @@ from torch import Tensor
 from dd_bench.files import human_bytes, slug
 from dd_bench.graph_card import draw_graph_set
 from dd_bench.graph_sets import Graphs, Trees
-from dd_bench.sets import Compensated, Images, SoftLabels, SyntheticSet, Targets
+from dd_bench.sets import Compensated, Images, SyntheticSet
+from dd_bench.targets import SoftLabels, Targets
 
 ROWS, COLUMNS = 20, 10
 _SIDE, _LARGEST = 100, 128  # pixels of a tile: about, and never more than

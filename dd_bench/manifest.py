@@ -7,13 +7,14 @@ Digests find damage, not lies: who rewrites both is believed.
 
 import json
 from dataclasses import fields
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from dd_bench.errors import InvalidSetError
 from dd_bench.files import safe_name
 from dd_bench.sets import Control, Provenance, digest_json
+from dd_bench.targets import LabelKind
 
 SCHEMA: Final = 1
 TENSORS: Final = "tensors.safetensors"
@@ -48,7 +49,7 @@ class ControlEntry(_Strict):
 
     method: str
     preset: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     config: dict[str, JsonValue]
     recipe: str
     seeds: tuple[int, ...]

@@ -8,13 +8,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dd_bench.errors import InvalidSetError
 from dd_bench.graph_sets import Graphs, Trees
+from dd_bench.targets import LabelKind, TapedLabels, Targets, ThinLabels, require, require_finite
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,18 @@ class Images:
     pixels: Tensor
 
     def __post_init__(self) -> None:
-        _require(self.pixels.ndim == 4, "pixels", self.pixels, "four axes (N, C, H, W)")
-        _require(self.pixels.dtype in (torch.uint8, torch.float32), "pixels", self.pixels, "uint8 or float32")
-        _require_finite("pixels", self.pixels)
+        require(self.pixels.ndim == 4, "pixels", self.pixels, "four axes (N, C, H, W)")
+        require(self.pixels.dtype in (torch.uint8, torch.float32), "pixels", self.pixels, "uint8 or float32")
+        require_finite("pixels", self.pixels)
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
 
     def decode(self) -> Tensor:
         """Returns what a student sees: float32 pixels (N, C, H, W)."""
@@ -53,22 +60,22 @@ class Compensated:
     pairs: Tensor
 
     def __post_init__(self) -> None:
-        _require(self.base.ndim == 4 and self.base.dtype == torch.uint8, "base", self.base, "uint8 (B, C, H, W)")
-        _require(
+        require(self.base.ndim == 4 and self.base.dtype == torch.uint8, "base", self.base, "uint8 (B, C, H, W)")
+        require(
             self.offsets.dtype in (torch.int8, torch.float16) and self.offsets.shape[1:] == self.base.shape[1:],
             "offsets", self.offsets, f"int8 or float16 of shape (M, {', '.join(map(str, self.base.shape[1:]))})",
         )  # fmt: skip
         count = self.offsets.shape[0]
-        _require(
+        require(
             self.scales.shape == (count,) and self.scales.dtype == torch.float32, "scales", self.scales,
             f"float32 of shape ({count},)",
         )  # fmt: skip
-        _require(
+        require(
             self.pairs.ndim == 2 and self.pairs.shape[1] == 2 and self.pairs.dtype == torch.int32, "pairs", self.pairs,
             "int32 of shape (N, 2)",
         )  # fmt: skip
-        _require_finite("offsets", self.offsets)
-        _require_finite("scales", self.scales)
+        require_finite("offsets", self.offsets)
+        require_finite("scales", self.scales)
         low, high = self.pairs.amin(0).tolist(), self.pairs.amax(0).tolist()
         if low[0] < 0 or high[0] >= self.base.shape[0] or low[1] < -1 or high[1] >= count:
             raise InvalidSetError(
@@ -78,6 +85,12 @@ class Compensated:
 
     def __len__(self) -> int:
         return self.pairs.shape[0]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.base.shape[1:]
+        return channels, height, width
 
     def decode(self) -> Tensor:
         """Returns what a student sees: the sums, clipped to [0, 1], float32 (N, C, H, W)."""
@@ -91,58 +104,13 @@ Payload = Images | Compensated | Graphs | Trees
 
 
 @dataclass(frozen=True)
-class HardLabels:
-    """One class an image: ``classes`` (N,) int64 in [0, K)."""
-
-    classes: Tensor
-    kind: ClassVar[Literal["hard"]] = "hard"
-
-    def __post_init__(self) -> None:
-        _require_classes(self.classes)
-
-
-@dataclass(frozen=True)
-class SoftLabels:
-    """Teacher logits, and the class each image was made for.
-
-    Attributes:
-        logits: (N, K) float16 or float32, raw (not divided by any temperature).
-        classes: (N,) int64 in [0, K).
-        temperature: the softmax temperature at which students are meant to match the logits, > 0.
-    """
-
-    logits: Tensor
-    classes: Tensor
-    temperature: float
-    kind: ClassVar[Literal["soft"]] = "soft"
-
-    def __post_init__(self) -> None:
-        _require_classes(self.classes)
-        _require(
-            self.logits.ndim == 2 and self.logits.dtype in (torch.float16, torch.float32), "logits", self.logits,
-            "float16 or float32 of shape (N, K)",
-        )  # fmt: skip
-        _require_finite("logits", self.logits)
-        if self.logits.shape[0] != self.classes.shape[0] or int(self.classes.max()) >= self.logits.shape[1]:
-            raise InvalidSetError(
-                f"logits are {tuple(self.logits.shape)} beside {self.classes.shape[0]} classes up to "
-                f"{int(self.classes.max())}; expected one row an image and one column a class"
-            )
-        if not 0 < self.temperature < float("inf"):
-            raise InvalidSetError(f"temperature is {self.temperature}; expected a positive number")
-
-
-Targets = HardLabels | SoftLabels
-
-
-@dataclass(frozen=True)
 class Control:
     """A set that must stand beside an entry on every board: what to synthesise to get it.
 
     Attributes:
         method: name in ``synth.methods()``.
         preset: what people call its configuration.
-        labels: ``hard`` or ``soft``.
+        labels: the kind of its labels.
         config: the full configuration of that method, as JSON values.
         recipe: ``recipe_id`` of the control on the same data and ipc, by which a board finds its records.
         seeds: the seeds it is made with.
@@ -150,7 +118,7 @@ class Control:
 
     method: str
     preset: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     config: Mapping[str, Any]
     recipe: str
     seeds: tuple[int, ...]
@@ -199,6 +167,10 @@ class SyntheticSet:
             raise InvalidSetError(
                 f"set has {self.targets.classes.shape[0]} targets for {len(self.payload)} images; expected one each"
             )
+        if isinstance(self.targets, TapedLabels | ThinLabels):
+            if not isinstance(self.payload, Images | Compensated):
+                raise InvalidSetError("a tape is of images, but the set holds graphs; expected hard labels for them")
+            self.targets.tape.check_images(len(self.payload), *self.payload.image_shape[1:])
         if self.suggested_lr is not None and not 0 < self.suggested_lr < float("inf"):
             raise InvalidSetError(f"suggested_lr is {self.suggested_lr}; expected a positive number, or None")
 
@@ -224,21 +196,3 @@ def digest_json(value: object) -> str:
     """Returns the sha256 of ``value`` in canonical JSON (sorted keys, no spaces, no NaN), hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _require(holds: bool, name: str, tensor: Tensor, expected: str) -> None:
-    if not holds or tensor.numel() == 0:
-        found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
-        raise InvalidSetError(f"{name} is {found}; expected {expected}, and not empty")
-
-
-def _require_finite(name: str, tensor: Tensor) -> None:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise InvalidSetError(f"{name} holds {bad} values that are NaN or infinite; expected none: synthesise it again")
-
-
-def _require_classes(classes: Tensor) -> None:
-    _require(classes.ndim == 1 and classes.dtype == torch.int64, "classes", classes, "int64 of shape (N,)")
-    if int(classes.min()) < 0:
-        raise InvalidSetError(f"classes hold {int(classes.min())}; expected labels in [0, K)")

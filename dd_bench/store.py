@@ -5,7 +5,6 @@ A set is the folder ``<root>/<dataset>/<method>/ipc<k>/<id>`` of exactly three f
 verified: sizes and the manifest when a set is opened, hashes and tensors when it is loaded. Nothing is unpickled.
 """
 
-import hashlib
 import shutil
 import stat
 import tempfile
@@ -18,7 +17,7 @@ from dd_bench import codec
 from dd_bench.budget import ledger
 from dd_bench.card import render_card
 from dd_bench.errors import DDBenchError, InvalidSetError, UnknownNameError
-from dd_bench.files import home, locked, safe_name, slug, write_atomic
+from dd_bench.files import home, locked, safe_name, sha256_file, slug, write_atomic
 from dd_bench.manifest import CARD, CURE, MANIFEST, SIZE_LIMIT, TENSORS, Manifest, read_manifest, write_manifest
 from dd_bench.sets import Provenance, SyntheticSet
 
@@ -63,13 +62,13 @@ class StoredSet:
         """
         manifest = self.manifest
         with _blaming(self.path):
-            content = _verified(self.path, TENSORS, manifest)
-            _verified(self.path, CARD, manifest)
-            payload, targets = codec.from_bytes(content, payload=manifest.payload, targets=manifest.targets)
+            for name in (TENSORS, CARD):
+                _verify(self.path, name, manifest)
+            payload, targets = codec.read(self.path / TENSORS, payload=manifest.payload, targets=manifest.targets)
             synthetic = SyntheticSet(
                 payload, targets, self.provenance, manifest.native_protocol, manifest.suggested_lr
             )  # fmt: skip
-            if (len(synthetic), ledger(synthetic, len(content))) != (manifest.images, manifest.ledger):
+            if (len(synthetic), ledger(synthetic, self.size_bytes)) != (manifest.images, manifest.ledger):
                 raise InvalidSetError(f"{MANIFEST} counts other images or bytes than {TENSORS} holds; {CURE}")
         return synthetic
 
@@ -112,14 +111,17 @@ class Store:
             DDBenchError: if another content is in its place, or the disk refuses.
         """
         folder = self.folder(synthetic.provenance)
-        files = _files(synthetic)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(f"set {folder.resolve()}"):
                 _sweep(folder)
-                if _taken(folder) and (kept := _kept(folder, files[MANIFEST], replace=replace)):
-                    return kept
-                _publish(folder, files)
+                try:
+                    partial = _prepare(folder, synthetic)
+                    if _taken(folder) and (kept := _kept(folder, partial / MANIFEST, replace=replace)):
+                        return kept
+                    _publish(folder, partial)
+                finally:
+                    _sweep(folder)
         except OSError as error:
             raise DDBenchError(
                 f"cannot write set {folder} ({error.strerror or error}); make room or allow writing there, and run the "
@@ -208,24 +210,23 @@ def _sizes(path: Path) -> dict[str, int]:
     return {name: status.st_size for name, status in found.items()}
 
 
-def _verified(path: Path, name: str, manifest: Manifest) -> bytes:
-    """Returns the content of a file; what was hashed is what is returned, so no later change can slip in between."""
-    content = (path / name).read_bytes()
-    found, expected = hashlib.sha256(content).hexdigest(), manifest.files[name].sha256
+def _verify(path: Path, name: str, manifest: Manifest) -> None:
+    """Raises InvalidSetError unless a file is the one that the manifest names."""
+    found, expected = sha256_file(path / name), manifest.files[name].sha256
     if found != expected:
         raise InvalidSetError(f"{name} has sha256 {found[:12]}…, expected {expected[:12]}…; {CURE}")
-    return content
 
 
-def _files(synthetic: SyntheticSet) -> dict[str, bytes]:
-    """Returns the three files of a set."""
-    tensors = codec.to_bytes(synthetic)
-    parts = ledger(synthetic, len(tensors))
-    files = {TENSORS: tensors, CARD: render_card(synthetic, parts)}
+def _prepare(folder: Path, synthetic: SyntheticSet) -> Path:
+    """Writes the three files of a set into a folder beside its own, and returns that."""
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+    codec.write(partial / TENSORS, synthetic)
+    parts = ledger(synthetic, (partial / TENSORS).stat().st_size)
+    write_atomic(partial / CARD, render_card(synthetic, parts))
     facts = {
         "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            for name, content in files.items()
+            name: {"sha256": sha256_file(partial / name), "bytes": (partial / name).stat().st_size}
+            for name in (TENSORS, CARD)
         },
         "ledger": parts,
         "images": len(synthetic),
@@ -234,22 +235,17 @@ def _files(synthetic: SyntheticSet) -> dict[str, bytes]:
         "native_protocol": synthetic.native_protocol,
         "suggested_lr": synthetic.suggested_lr,
     }
-    return {**files, MANIFEST: write_manifest(facts, synthetic.provenance)}
+    write_atomic(partial / MANIFEST, write_manifest(facts, synthetic.provenance))
+    for name, mode in ((".", 0o755), (TENSORS, 0o644)):  # mkdtemp's 0700 would hide it from users of a shared folder
+        (partial / name).chmod(mode)
+    return partial
 
 
-def _publish(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes the files aside and gives them their name in one step; what had it before moves out of the way first."""
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
-    former = partial.with_suffix(".former")
-    try:
-        for name, content in files.items():
-            write_atomic(partial / name, content)
-        partial.chmod(0o755)  # mkdtemp's 0700 would hide the set from the other users of a shared folder
-        if _taken(folder):
-            folder.rename(former)
-        partial.rename(folder)
-    finally:
-        _sweep(folder)
+def _publish(folder: Path, partial: Path) -> None:
+    """Gives a prepared folder its name in one step; what had it before moves out of the way first."""
+    if _taken(folder):
+        folder.rename(partial.with_suffix(".former"))
+    partial.rename(folder)
 
 
 def _sweep(folder: Path) -> None:
@@ -270,7 +266,7 @@ def _taken(folder: Path) -> bool:
     return folder.is_symlink() or folder.exists()
 
 
-def _kept(folder: Path, manifest: bytes, *, replace: bool) -> StoredSet | None:
+def _kept(folder: Path, manifest: Path, *, replace: bool) -> StoredSet | None:
     """Returns the set in ``folder`` if it is sound and teaches what ``manifest`` describes; None if it shall give way.
 
     Raises:
@@ -279,7 +275,7 @@ def _kept(folder: Path, manifest: bytes, *, replace: bool) -> StoredSet | None:
     try:
         stored = open_set(folder)
         stored.load()
-        _compare(stored, read_manifest(manifest))
+        _compare(stored, read_manifest(manifest.read_bytes()))
     except DDBenchError:
         if replace:
             return None

@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dd_bench import interruption
+from dd_bench import codec, interruption
 from dd_bench.data import graphs as graph_data
 from dd_bench.data.graph_layout import pack
 from dd_bench.data.graph_specs import GRAPH_SPECS, GraphSpec
@@ -27,6 +28,7 @@ from dd_bench.errors import InterruptedRunError
 from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run, Stateful
 from dd_bench.seeding import generator
+from dd_bench.sets import SyntheticSet
 from tests.data.graph_files import Toy
 from tests.references.trees import batch_of, toys_of
 
@@ -66,6 +68,13 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "ddbench"
     monkeypatch.setenv("DDBENCH_HOME", str(folder))
     return folder
+
+
+def tensors_file(synthetic: SyntheticSet) -> bytes:
+    """Returns what a set's tensors file holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        codec.write(Path(folder) / "tensors", synthetic)
+        return (Path(folder) / "tensors").read_bytes()
 
 
 def draw_blobs(per_class: int, seed: int) -> tuple[Tensor, Tensor]:

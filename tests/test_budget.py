@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from dd_bench import codec
 from dd_bench.budget import ledger
 from dd_bench.errors import InvalidSetError
-from dd_bench.sets import Compensated, HardLabels, Images, Payload, Provenance, SoftLabels, SyntheticSet, Targets
+from dd_bench.sets import Compensated, Images, Payload, Provenance, SyntheticSet
+from dd_bench.targets import HardLabels, SoftLabels, Targets
+from tests.conftest import tensors_file
 
 ORIGIN = Provenance(
     method="m", preset="p", config={}, dataset="d", fingerprint="f", ipc=10, seed=0, recipe="0123456789ab"
@@ -15,7 +16,7 @@ ORIGIN = Provenance(
 
 def ledger_of(payload: Payload, targets: Targets) -> dict[str, int]:
     synthetic = SyntheticSet(payload, targets, ORIGIN, "hard")
-    content = codec.to_bytes(synthetic)
+    content = tensors_file(synthetic)
     parts = ledger(synthetic, len(content))
     assert sum(parts.values()) == len(content)
     return parts

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dd_bench import card
 from dd_bench.card import render_card
-from dd_bench.sets import Compensated, HardLabels, Images, Payload, Provenance, SoftLabels, SyntheticSet, Targets
+from dd_bench.sets import Compensated, Images, Payload, Provenance, SyntheticSet
+from dd_bench.targets import HardLabels, SoftLabels, Targets
 
 ORIGIN = Provenance(
     method="sre2l++", preset="p", config={}, dataset="imagefolder:/a $b_ü", fingerprint="f", ipc=1, seed=0, recipe="ab"

@@ -13,11 +13,13 @@ from dd_bench.data.graphs import GraphData
 from dd_bench.data.holdout import open_test
 from dd_bench.graph_sets import Trees
 from dd_bench.graphs import GraphBatch
+from dd_bench.learn.tape import TapeRecipe
+from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.sets import Provenance
 from dd_bench.store import Store
 from eval.cells import read_records
-from eval.protocols import EvalProtocol, GraphProtocol
+from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol
 from eval.students import judge, subject_of
 from synth.base import Task, configure
 from synth.pipeline import Order, describe, distil
@@ -27,7 +29,15 @@ _TEACHERS = {
     "architectures": ["convnet1-batch-x0.0625", "convnet2-batch-x0.0625"],
     "recipe": {"epochs": 1, "batch": 54, "lr": 0.05},
 }
-_INFER = {"teachers": _TEACHERS, "inversion": {"steps": 2, "jitter": 1}}
+_INVERSION = {"steps": 2, "jitter": 1}
+_INFER = {"teachers": _TEACHERS, "inversion": _INVERSION}
+
+_SEEN = _INVERSION | {"smallest_crop": 0.5, "mirror": True}
+_RECIPE = {"epochs": 2, "batch": 5, "micro": 3, "smallest_crop": 0.5}
+_PRIOR = {"inversion": _SEEN, "tape": _RECIPE, "training": {"epochs": 1}, "ipc": 1}
+_TAPE = {"recipe": _RECIPE, "prior": _PRIOR}
+_FIRST = _TAPE | {"labeller": "first"}
+_COMMITTEE = {"teachers": _TEACHERS, "inversion": _SEEN, "tape": _TAPE}
 
 _MATCHING = {
     "experts": {
@@ -39,11 +49,22 @@ _MATCHING = {
 # A method joins the contract with the smallest configuration that still takes all its ways.
 CONFIGS: dict[str, dict[str, Any]] = {
     "ast": _MATCHING | {"initialization": "representative", "balance": True, "waypoints": "equal", "perturbation": 1.0},
+    "cv-dd": _COMMITTEE,
     "infer": _INFER,
     "infer-base": _INFER,
     "infer-scrambled": _INFER,
     "mtt": _MATCHING,
     "random": {"teachers": _TEACHERS},
+    "sre2l": _COMMITTEE | {
+        "schedule": "single", "initialization": "noise", "inversion": _INVERSION,
+        "tape": _FIRST | {"statistics": "running"},
+    },
+    "sre2l++": _COMMITTEE | {"schedule": "single", "initialization": "real", "tape": _FIRST | {"top": 2}},
+}  # fmt: skip
+# Other methods' images with labels of a tape
+TAPED_CONFIGS: dict[str, dict[str, Any]] = {
+    "infer": _INFER | {"tape": _TAPE},
+    "random": {"teachers": _TEACHERS, "tape": _TAPE | {"weighting": "equal"}},
 }
 GRAPH_CONFIGS: dict[str, dict[str, Any]] = {
     "herding": {"hops": 1},
@@ -51,7 +72,12 @@ GRAPH_CONFIGS: dict[str, dict[str, Any]] = {
     "mirage-random": {"hops": 1},
     "random": {"protocol": "graphs"},
 }
-CASES = [*(("blobs", method) for method in CONFIGS), *(("motifs", method) for method in GRAPH_CONFIGS)]
+CASES = [
+    pytest.param(dataset, method, config, id=f"{dataset}-{method}{kind}")
+    for dataset, kind, configs in (("blobs", "", CONFIGS), ("blobs", "-taped", TAPED_CONFIGS),
+                                   ("motifs", "", GRAPH_CONFIGS))
+    for method, config in configs.items()
+]  # fmt: skip
 AT_ONCE = {("motifs", method) for method in GRAPH_CONFIGS}  # in no stages: nothing to go on with, and nothing to lose
 GRAPH_PROTOCOL = GraphProtocol(
     name="tiny-graphs", summary="Four steps.", architectures=("gin1-x0.1",), steps=4, batch=8, checkpoints=(2, 4)
@@ -62,16 +88,24 @@ PROTOCOL = EvalProtocol(
     architectures=("convnet1-batch-x0.0625",),
     recipe=TrainingRecipe(steps=2, batch=8, optimizer="adamw", lr=1e-3, mix="mixup"),
 )
+TAPE_PROTOCOL = TapeProtocol(
+    name="tiny-tape",
+    summary="Two batches of a tape.",
+    architectures=("convnet1-batch-x0.0625",),
+    training=TapeTraining(steps=2),
+    tape=TapeRecipe(batch=8),
+)
 
 
 def test_every_method_is_held_to_the_contract() -> None:
     assert set(CONFIGS) | set(GRAPH_CONFIGS) == set(synth.METHODS)
 
 
-@pytest.mark.parametrize(("dataset", "method"), CASES)
+@pytest.mark.parametrize(("dataset", "method", "config"), CASES)
 def test_contract(
     dataset: str,
     method: str,
+    config: dict[str, Any],
     request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -80,7 +114,6 @@ def test_contract(
     folder = request.getfixturevalue(f"{dataset}_dir")
     data = load_training(dataset, folder)
     task = Task(data, ipc=4, seed=1, device=torch.device("cpu"))
-    config = (GRAPH_CONFIGS if isinstance(data, GraphData) else CONFIGS)[method]
     order = Order(method, "tiny", configure(synth.find(method), config))
 
     straight, made = distil(order, task, Store())
@@ -117,7 +150,9 @@ def test_contract(
 
     # An evaluator that knows no method trains on it.
     test, results = open_test(dataset, folder), tmp_path / "results"
-    protocol = GRAPH_PROTOCOL if isinstance(data, GraphData) else PROTOCOL
+    protocol: AnyProtocol = PROTOCOL if found.targets.kind != "taped" else TAPE_PROTOCOL
+    if isinstance(data, GraphData):
+        protocol = GRAPH_PROTOCOL
     (architecture,) = protocol.architectures
     subject = subject_of(resumed, data)
     for expected in (1, 0):

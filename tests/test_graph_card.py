@@ -14,7 +14,8 @@ from dd_bench.card import render_card
 from dd_bench.graph_card import COLUMNS, ROWS, draw_graph_set
 from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.graphs import GraphBatch
-from dd_bench.sets import HardLabels, Provenance, SyntheticSet
+from dd_bench.sets import Provenance, SyntheticSet
+from dd_bench.targets import HardLabels
 from synth.parts.tree_sets import Forest, TreeSet
 from tests.conftest import draw_motifs
 from tests.data.graph_files import Toy

@@ -20,9 +20,11 @@ from dd_bench.graphs import GraphBatch, Hop, MessagePlan, plan_graphs
 from dd_bench.models import build
 from dd_bench.models.gnn import GraphNetwork
 from dd_bench.seeding import seeded
-from dd_bench.sets import HardLabels, Provenance, SyntheticSet
+from dd_bench.sets import Provenance, SyntheticSet
 from dd_bench.store import Store
+from dd_bench.targets import HardLabels
 from synth.parts.tree_sets import Forest, TreeSet
+from tests.conftest import tensors_file
 from tests.data.graph_files import Toy, toys
 from tests.references.trees import Tree, batch_of, unroll
 
@@ -356,7 +358,7 @@ def test_survives_the_disk(store: Store, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_every_byte_has_an_owner(name: str) -> None:
     payload = PAYLOADS[name]()
-    content = codec.to_bytes(as_set(payload))
+    content = tensors_file(as_set(payload))
     parts = ledger(as_set(payload), len(content))
     assert sum(parts.values()) == len(content)
     assert set(parts) == {"classes", "container"} | (

@@ -8,16 +8,8 @@ from torch import Tensor
 
 from dd_bench.errors import InvalidSetError
 from dd_bench.seeding import generator
-from dd_bench.sets import (
-    Compensated,
-    HardLabels,
-    Images,
-    Provenance,
-    SoftLabels,
-    SyntheticSet,
-    digest_json,
-    recipe_id,
-)
+from dd_bench.sets import Compensated, Images, Provenance, SyntheticSet, digest_json, recipe_id
+from dd_bench.targets import HardLabels, SoftLabels
 
 NAN, INF = float("nan"), float("inf")
 

@@ -157,8 +157,11 @@ def _content(synthetic: "SyntheticSet") -> str:
     from dd_bench.codec import payload_bytes
     from dd_bench.graph_sets import Graphs, Trees
     from dd_bench.sets import Compensated
+    from dd_bench.targets import TapedLabels, ThinLabels
 
     payload, labels = synthetic.payload, f"{synthetic.targets.kind} labels"
+    if isinstance(synthetic.targets, TapedLabels | ThinLabels):
+        labels += f" over {synthetic.targets.tape.epochs} epochs"
     if isinstance(payload, Trees):
         return (
             f"{len(payload)} sets of {len(payload.roots)} trees, {payload.hops} hops, {labels}; "

@@ -23,7 +23,7 @@ Objective = Callable[[Tensor, Tensor], Tensor]  # (logits (n, K), values (n, K))
 Labeler = Callable[[Tensor], Tensor]  # pixels (n, C, H, W) -> values (n, K)
 
 _CHOICES = {
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("cosine", "half"),
     "augment": ("none", "crop-flip", "dsa"),
     "mix": ("none", "mixup", "cutmix"),
@@ -39,12 +39,12 @@ class TrainingRecipe:
         steps: gradient steps, each on a full batch, so that sets of any size are seen equally often; 0 if ``epochs``
             counts.
         batch: images a step.
-        optimizer: ``sgd`` or ``adamw`` (decay on all parameters).
+        optimizer: ``sgd``, ``adam`` or ``adamw`` (decay on all parameters).
         lr: learning rate at the start.
         schedule: ``cosine`` to zero, or ``half``: a tenth from the middle on. With ``epochs`` it moves once an epoch.
         momentum: of SGD.
         nesterov: whether SGD's momentum looks ahead.
-        weight_decay: L2 for SGD, decoupled for AdamW.
+        weight_decay: L2 for SGD and Adam, decoupled for AdamW.
         augment: ``none``, ``crop-flip`` (zero padding of an eighth of the height; no flip where data forbid it), or
             ``dsa``.
         mix: ``none``, ``mixup`` or ``cutmix``, always of images and labels with one lambda a batch.
@@ -60,7 +60,7 @@ class TrainingRecipe:
     epochs: int = 0
     steps: int = 0
     batch: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     schedule: Literal["cosine", "half"] = "cosine"
     momentum: float = 0.9
@@ -196,8 +196,9 @@ class _Augmentation:
 
 def _make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """Returns the recipe's optimizer over all parameters of ``model``."""
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer != "sgd":
+        adaptive = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return adaptive(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,

@@ -18,7 +18,7 @@ from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import build
 from dd_bench.networks import NetworkFacts, save_network
 from dd_bench.seeding import generator, seeded
-from dd_bench.sets import HardLabels, SoftLabels, Targets
+from dd_bench.targets import HardLabels, SoftLabels, Targets
 from eval.cells import SetFacts
 from eval.protocols import EvalProtocol, GraphProtocol
 from eval.students import Subject

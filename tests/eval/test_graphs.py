@@ -21,8 +21,9 @@ from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.graphs import plan_graphs
 from dd_bench.run import Run
 from dd_bench.seeding import generator
-from dd_bench.sets import HardLabels, Provenance, SyntheticSet
+from dd_bench.sets import Provenance, SyntheticSet
 from dd_bench.store import Store
+from dd_bench.targets import HardLabels
 from eval.candidates import FullBatch, Lesson, Minibatches, fresh
 from eval.cells import Record, read_records
 from eval.graphs import GraphSubject, baselines

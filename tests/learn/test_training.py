@@ -537,7 +537,7 @@ def test_rejects_numbers(change: dict[str, Any], match: str) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"optimizer": "adam"}, "unknown optimizer 'adam'; did you mean 'adamw'. Known: adamw, sgd"),
+        ({"optimizer": "adams"}, "unknown optimizer 'adams'; did you mean 'adam'. Known: adam, adamw, sgd"),
         ({"schedule": "step"}, r"unknown schedule 'step'\. Known: cosine, half"),
         (
             {"augment": "crop_flip"},
