@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "ast": "synth.trajectory:AST",
+    "cv-dd": "synth.committee:CVDD",
     "herding": "synth.coreset:Herding",
     "infer": "synth.infer:Infer",
     "infer-base": "synth.infer:BaseOnly",
@@ -23,6 +24,8 @@ METHODS = {
     "mirage-random": "synth.mirage:RandomTrees",
     "mtt": "synth.trajectory:MTT",
     "random": "synth.coreset:Random",
+    "sre2l": "synth.committee:SRe2L",
+    "sre2l++": "synth.committee:SRe2LPlusPlus",
 }
 
 ENTRY_POINTS = "ddbench.synthesizers"

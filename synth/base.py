@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass
 from math import isfinite, log
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +12,9 @@ from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.run import Run
-from dd_bench.sets import Payload, Targets
+from dd_bench.sets import Payload
+from dd_bench.settings import as_settings
+from dd_bench.targets import LabelKind, Targets
 
 DRAWS = (0, 1, 2, 3, 4)  # seeds of controls that cost next to nothing; the draw is most of their noise
 
@@ -75,23 +77,30 @@ class ControlPlan:
         labels: the kind of its labels.
         config: settings of that method as nested dicts; what is absent has the method's default.
         seeds: the seeds to make it with.
+        preset: what people call its configuration; empty: as the entry's.
     """
 
     method: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
+    preset: str = ""
 
 
-def random_control(protocol: str, *, teachers: Any = None, **settings: Any) -> ControlPlan:
+def random_control(protocol: str, *, teachers: Any = None, tape: Any = None, **settings: Any) -> ControlPlan:
     """Returns the control every entry needs: ``DRAWS`` of random real images, judged under ``protocol``.
 
-    Labels are hard without ``teachers`` (a ``TeacherPlan``), and otherwise the teachers' logits with ``settings``
-    (``temperature``, ``label_dtype``).
+    Labels are hard without ``teachers`` (a ``TeacherPlan``), those of a tape with a ``tape`` (a ``TapePlan``), and
+    otherwise the teachers' logits with ``settings`` (``temperature``, ``label_dtype``).
     """
-    plan = None if teachers is None else asdict(teachers)
-    labels: Literal["hard", "soft"] = "hard" if teachers is None else "soft"
-    return ControlPlan("random", labels, {"protocol": protocol, "teachers": plan, **settings}, seeds=DRAWS)
+    preset = ""
+    if tape is not None:
+        preset = tape.words
+        teachers, tape = tape.by(teachers)
+        settings["tape"] = as_settings(tape)
+    labels: LabelKind = "hard" if teachers is None else "soft" if tape is None else "taped"
+    config = {"protocol": protocol, "teachers": None if teachers is None else as_settings(teachers), **settings}
+    return ControlPlan("random", labels, config, seeds=DRAWS, preset=preset)
 
 
 @dataclass(frozen=True)
@@ -139,8 +148,8 @@ S = TypeVar("S", bound=Synthesizer)
 
 
 def config_of(synthesizer: Synthesizer) -> dict[str, Any]:
-    """Returns the full configuration as JSON values (tuples as lists)."""
-    return TypeAdapter(dict[str, Any]).dump_python(asdict(synthesizer), mode="json")  # type: ignore[no-any-return]
+    """Returns the configuration as JSON values (tuples as lists); later fields only where they are not as before."""
+    return TypeAdapter(dict[str, Any]).dump_python(as_settings(synthesizer), mode="json")  # type: ignore[no-any-return]
 
 
 def configure(method: type[S], config: Mapping[str, Any]) -> S:
@@ -195,7 +204,9 @@ def override(synthesizer: S, settings: Mapping[str, str]) -> S:
     Raises:
         UnknownNameError: for a field that does not exist. ConfigError: for a value of the wrong type.
     """
-    config = config_of(synthesizer)
+    config: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(
+        asdict(synthesizer), mode="json"
+    )  # with all fields
     for path, text in settings.items():
         node = config
         *parents, last = path.split(".")

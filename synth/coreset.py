@@ -20,10 +20,13 @@ from dd_bench.errors import ConfigError
 from dd_bench.graph_sets import Graphs
 from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run
-from dd_bench.sets import HardLabels, Images, SoftLabels
+from dd_bench.sets import Images
+from dd_bench.settings import later
+from dd_bench.targets import HardLabels, SoftLabels
 from synth.base import ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.labeler import label_images
 from synth.parts.sampling import sample_per_class
+from synth.parts.tape_labels import TAPE_PLANS, TapePlan, label_by_tape
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers, scale_of
 
 
@@ -36,12 +39,14 @@ class Random:
         label_dtype: of soft labels, ``float16`` or ``float32``.
         temperature: at which students match soft labels.
         protocol: the evaluation that ``ddbench eval`` uses unless told otherwise.
+        tape: how teachers label every view of a tape, instead of the plain images once.
     """
 
     teachers: TeacherPlan | None = None
     label_dtype: Literal["float16", "float32"] = "float16"
     temperature: float = 30.0
     protocol: str = "hard"
+    tape: TapePlan | None = later(None)
 
     default_dataset: ClassVar[str] = "digits"
     version: ClassVar[int] = 1
@@ -50,6 +55,8 @@ class Random:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < inf:
             raise ConfigError(f"temperature is {self.temperature}; expected a positive number")
+        if self.tape is not None and self.teachers is None:
+            raise ConfigError("a tape is set, but no teachers to label it; expected both, or neither")
 
     @staticmethod
     def preset_for(dataset: str) -> str:
@@ -57,7 +64,7 @@ class Random:
         return "graphs" if dataset in GRAPH_SPECS else f"{scale_of(dataset)}-hard"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
-        """Returns the drawn images or graphs with their classes, or images with the teachers' mean logits."""
+        """Returns the drawn images or graphs with their classes, or images with what teachers say of them."""
         picked = sample_per_class(task.data.labels, task.ipc, task.data.spec.num_classes, task.seed).flatten()
         classes = task.data.labels[picked]
         if isinstance(task.data, GraphData) and self.teachers is None:
@@ -65,6 +72,8 @@ class Random:
         payload = Images(task.images.images[picked])
         if self.teachers is None:
             return Distilled(payload, HardLabels(classes))
+        if self.tape is not None:
+            return label_by_tape(payload, classes, self.teachers, self.tape, task=task, run=run)
         teachers = obtain_teachers(self.teachers, task)
         labels = label_images(payload.decode(), [t.model for t in teachers], device=task.device, run=run)
         return Distilled(
@@ -86,6 +95,14 @@ Random.PRESETS = {
     "small-soft": Random(PLANS["small"], protocol="quick"),
     "digits-hard": Random(protocol="quick"),
     "digits-soft": Random(PLANS["digits"], protocol="quick"),
+    **{
+        f"{scale}-taped": Random(PLANS[of], protocol=protocol, tape=TAPE_PLANS[scale])
+        for scale, of, protocol in (
+            ("published", "cv-dd", "fkd-cutmix"),
+            ("small", "small", "fkd-quick"),
+            ("digits", "digits", "fkd-quick"),
+        )
+    },
     "graphs": Random(protocol="graphs"),
 }
 

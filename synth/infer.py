@@ -28,24 +28,26 @@ CIFAR-100 ipc 10/50 41.0/53.8 and 45.2/62.8.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dd_bench.checkpoint import load_tree, save_tree
 from dd_bench.errors import ConfigError
-from dd_bench.files import home, locked
 from dd_bench.models import Architecture
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
-from dd_bench.sets import Compensated, Images, SoftLabels, digest_json
+from dd_bench.sets import Compensated, Images
+from dd_bench.settings import as_settings, later
+from dd_bench.targets import LabelKind, SoftLabels
 from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task, random_control
-from synth.parts.inversion import InversionRecipe, SharedOffsets, invert
+from synth.parts.inversion import InversionRecipe, SharedOffsets, Voter, invert
 from synth.parts.labeler import label_images
+from synth.parts.remembered import remember
 from synth.parts.sampling import sample_per_class
+from synth.parts.tape_labels import TAPE_PLANS, TapePlan, label_by_tape
 from synth.parts.teachers import PLANS, Teacher, TeacherPlan, obtain_teachers, scale_of
 
 _IMAGES_AT_ONCE = 1000  # groups of K images share forward passes up to this many, which bounds the memory
@@ -64,6 +66,7 @@ class Infer:
         label_dtype: ``float16`` or ``float32`` (published); at temperature 30 the difference is below a rounding error.
         temperature: at which students match the labels.
         protocol: the evaluation that ``ddbench eval`` uses unless told otherwise.
+        tape: how teachers label every view of a tape, instead of the plain images once; for students of ``fkd-…``.
     """
 
     teachers: TeacherPlan = PLANS["published"]
@@ -72,6 +75,7 @@ class Infer:
     label_dtype: Literal["float16", "float32"] = "float16"
     temperature: float = 30.0
     protocol: str = "infer-static"
+    tape: TapePlan | None = later(None)
 
     default_dataset: ClassVar[str] = "digits"
     version: ClassVar[int] = 1
@@ -100,8 +104,10 @@ class Infer:
         teachers = obtain_teachers(self.teachers, task)  # they take minutes: only once the task is known to be possible
         base = task.images.images[picked]  # (K, C, channels, H, W) uint8
         payload = self._payload(base, teachers, task, run)
-        labels = label_images(payload.decode(), [t.model for t in teachers], device=task.device, run=run)
         classes = torch.arange(task.images.spec.num_classes).repeat(len(payload) // task.images.spec.num_classes)
+        if self.tape is not None:
+            return label_by_tape(payload, classes, self.teachers, self.tape, task=task, run=run, shapers=teachers)
+        labels = label_images(payload.decode(), [t.model for t in teachers], device=task.device, run=run)
         return Distilled(
             payload=payload,
             targets=SoftLabels(labels.to(getattr(torch, self.label_dtype)), classes, self.temperature),
@@ -124,17 +130,22 @@ class Infer:
 
     def controls(self, task: Task) -> tuple[ControlPlan, ...]:
         """Random real images with these labels, the same with hard labels, base images alone, scrambled offsets."""
+        labels: LabelKind = "soft" if self.tape is None else "taped"
+        config = as_settings(self)
         return (
             *self._random_controls(),
-            ControlPlan("infer-base", "soft", asdict(self), seeds=DRAWS),
-            ControlPlan("infer-scrambled", "soft", asdict(self), seeds=(task.seed,)),
+            ControlPlan("infer-base", labels, config, seeds=DRAWS),
+            ControlPlan("infer-scrambled", labels, config, seeds=(task.seed,)),
         )
 
     def _random_controls(self) -> tuple[ControlPlan, ...]:
-        soft = random_control(
-            self.protocol, teachers=self.teachers, label_dtype=self.label_dtype, temperature=self.temperature
-        )
-        return soft, random_control(self.protocol)
+        if self.tape is not None:
+            same = random_control(self.protocol, teachers=self.teachers, tape=self.tape)
+        else:
+            same = random_control(
+                self.protocol, teachers=self.teachers, label_dtype=self.label_dtype, temperature=self.temperature
+            )
+        return same, random_control(self.protocol)
 
     def _payload(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Images | Compensated:
         return compensate(base, self._offsets(base, teachers, task, run), self.offset_dtype)
@@ -143,21 +154,12 @@ class Infer:
         """Returns the learned offsets, from the cache if INFER or its control has learned the same ones before."""
         key = {
             "version": self.version,
-            "inversion": asdict(self.inversion),
+            "inversion": as_settings(self.inversion),
             "teachers": [[teacher.facts.id, teacher.facts.weights_sha256] for teacher in teachers],
             "base": hashlib.sha256(base.numpy().tobytes()).hexdigest(),
             "seed": task.seed,
         }
-        path = home() / "offsets" / f"{digest_json(key)[:16]}.safetensors"
-        with locked(f"offsets {path.name}"):
-            if not path.exists():
-                before = run.seconds
-                offsets = self._learn_offsets(base, teachers, task, run)
-                save_tree(path, {"offsets": offsets, "seconds": run.seconds - before})
-                return offsets
-        cached: Any = load_tree(path)
-        run.seconds += cached["seconds"]  # a set costs what it takes to make, whoever made the parts
-        return cached["offsets"]  # type: ignore[no-any-return]
+        return remember("offsets", key, run, lambda: self._learn_offsets(base, teachers, task, run))
 
     def _learn_offsets(self, base: Tensor, teachers: list[Teacher], task: Task, run: Run) -> Tensor:
         """Returns the offsets (M, K, channels, H, W) in pixel units on the CPU, one for each teacher and base batch."""
@@ -173,8 +175,9 @@ class Infer:
                     derive_seed("infer", task.seed, teacher.facts.architecture, start + k) for k in range(len(part))
                 ]
                 end = start + len(part)
+                voter = Voter.of_all(teacher.model, len(part), task.device)
                 invert(
-                    canvas, classes, teacher.model, recipe=self.inversion, seeds=seeds, run=run,
+                    canvas, classes, [voter], recipe=self.inversion, seeds=seeds, run=run,
                     label=f"offsets {teacher.facts.architecture} {start + 1}-{end} of {len(base)}",
                 )  # fmt: skip
                 learned.append(canvas.pixel_offsets().cpu())
@@ -248,7 +251,7 @@ def scramble(offsets: Tensor, seed: int) -> Tensor:
 
 
 _PUBLISHED = Infer()
-Infer.PRESETS = {
+_SCALES = {
     "published": _PUBLISHED,
     "small": replace(
         _PUBLISHED, teachers=PLANS["small"], inversion=InversionRecipe(steps=300), protocol="quick"
@@ -256,4 +259,10 @@ Infer.PRESETS = {
     "digits": replace(
         _PUBLISHED, teachers=PLANS["digits"], inversion=InversionRecipe(steps=200, jitter=1), protocol="quick"
     ),
+}  # fmt: skip
+# The same images with labels of a tape, by the same teachers
+Infer.PRESETS = _SCALES | {
+    f"{scale}-taped": replace(preset, tape=TAPE_PLANS[scale],
+                              protocol="fkd-cutmix" if scale == "published" else "fkd-quick")
+    for scale, preset in _SCALES.items()
 }  # fmt: skip

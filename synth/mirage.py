@@ -42,7 +42,7 @@ from dd_bench.graph_sets import Trees
 from dd_bench.progress import Progress
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed
-from dd_bench.sets import HardLabels
+from dd_bench.targets import HardLabels
 from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.budgets import bytes_per_ipc, members_of
 from synth.parts.itemsets import Sets, Wanted, mine, mine_as_published, threshold

@@ -83,7 +83,7 @@ def _controls(synthesizer: Synthesizer, task: Task, preset: str) -> tuple[Contro
         controls.append(
             Control(
                 method=plan.method,
-                preset=preset,
+                preset=plan.preset or preset,
                 labels=plan.labels,
                 config=config_of(control),
                 recipe=_recipe(plan.method, control, task),

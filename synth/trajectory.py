@@ -46,7 +46,8 @@ from dd_bench.learn.dsa import DSA
 from dd_bench.learn.losses import cross_entropy
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
-from dd_bench.sets import HardLabels, Images
+from dd_bench.sets import Images
+from dd_bench.targets import HardLabels
 from synth.base import ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.encoded import EncodedImages, encode_images
 from synth.parts.experts import ExpertPlan, Experts, obtain_experts

@@ -1,11 +1,51 @@
 """Distance between a batch's feature statistics and those that a network's BatchNorm layers remember."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass
+class Groups:
+    """How many groups of equal size a batch holds, one after the other."""
+
+    count: int = 1
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[Groups]:
+    """Has every BatchNorm2d of a model in evaluation mode normalise by its batch, and leaves nothing behind.
+
+    The layers' running statistics are out of sight within the block and neither used nor moved; dropout stays off.
+    Training mode would do the one with the other two. What the block is given says how many groups a batch holds: each
+    has statistics of its own, so many small groups can share a forward pass.
+    """
+    groups = Groups()
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
+
+    def normalise(layer: nn.BatchNorm2d, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        parts = inputs[0].chunk(groups.count)
+        return (torch.cat([F.batch_norm(part, None, None, training=True, eps=layer.eps) for part in parts]),)
+
+    handles = [layer.register_forward_pre_hook(normalise) for layer in layers]
+    try:
+        for layer in layers:  # what is normalised already passes a layer of mean 0 and variance 1 unchanged
+            if layer.running_mean is not None and layer.running_var is not None:
+                layer.running_mean = torch.zeros_like(layer.running_mean)
+                layer.running_var = torch.full_like(layer.running_var, 1 - layer.eps)
+        yield groups
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, (mean, var) in zip(layers, kept, strict=True):
+            layer.running_mean, layer.running_var = mean, var
 
 
 class BNProbe:
@@ -18,8 +58,8 @@ class BNProbe:
     that fires twice counts with its last input. On leaving the block all hooks are gone.
     """
 
-    def __init__(self, model: nn.Module, *, groups: int = 1, first_weight: float = 1.0) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, *, groups: int = 1, first_weight: float = 1.0, relative: bool = False) -> None:
+        self._model, self._relative = model, relative
         self._layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         self._groups, self._first_weight = groups, first_weight
         self._distances: dict[int, Tensor] = {}
@@ -44,7 +84,8 @@ class BNProbe:
 
         mu_l and var_l are per-channel mean and biased variance over a group's images and positions, mu^_l and var^_l
         the running statistics; plain norms, not squared (as in DeepInversion, arXiv 1912.08795, eq. 4). w_l is
-        ``first_weight`` for the first layer, in the model's order, that fired and 1 for the others.
+        ``first_weight`` for the first layer, in the model's order, that fired and 1 for the others. With ``relative``
+        the sum is divided by sum_l w_l (||mu^_l||_2 + ||var^_l||_2), so that networks of any depth count alike.
 
         Raises:
             RuntimeError: if no BatchNorm layer has fired since the block began.
@@ -53,7 +94,14 @@ class BNProbe:
             raise RuntimeError(
                 "no BatchNorm2d fired inside the block: run the model first, and one that has such layers"
             )
-        first, *rest = (self._distances[index] for index in sorted(self._distances))
+        fired = sorted(self._distances)
+        total = self._weigh([self._distances[index] for index in fired])
+        if not self._relative:
+            return total
+        return total / self._weigh([_size(self._layers[index]) for index in fired])
+
+    def _weigh(self, terms: list[Tensor]) -> Tensor:
+        first, *rest = terms
         return torch.stack([self._first_weight * first, *rest]).sum(0)
 
     def _forget(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -73,3 +121,11 @@ class BNProbe:
             ) + torch.linalg.vector_norm(var - layer.running_var, dim=1)
 
         return measure
+
+
+def _size(layer: nn.BatchNorm2d) -> Tensor:
+    """Returns ||mu^||_2 + ||var^||_2 of a layer that keeps running statistics, as a scalar."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    size: Tensor = torch.linalg.vector_norm(layer.running_mean) + torch.linalg.vector_norm(layer.running_var)
+    return size

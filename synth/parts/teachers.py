@@ -1,6 +1,6 @@
 """Teachers: networks trained once on real data, cached with their recipe, and shared by all sets that ask for them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from dd_bench.networks import NetworkFacts, has_network, load_network, save_netw
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.sets import digest_json
+from dd_bench.settings import as_settings
 from synth.base import Task
 
 _VERSION = 1  # grows when the same plan makes other networks
@@ -47,6 +48,10 @@ class TeacherPlan:
         if not 0 < self.held_out <= 0.5:
             raise ConfigError(f"held_out is {self.held_out}; expected a share in (0, 0.5]")
 
+    def only_first(self) -> "TeacherPlan":
+        """Returns the plan of the first network alone, which is the same network."""
+        return replace(self, architectures=self.architectures[:1])
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -65,7 +70,7 @@ def obtain_teachers(plan: TeacherPlan, task: Task) -> list[Teacher]:
 
 
 def _obtain(architecture: str, plan: TeacherPlan, task: Task) -> Teacher:
-    recipe = asdict(plan.recipe) | {"held_out": plan.held_out}
+    recipe = as_settings(plan.recipe) | {"held_out": plan.held_out}
     key = {"version": _VERSION, "architecture": architecture, "recipe": recipe, "seed": plan.seed,
            "dataset": task.data.spec.name, "fingerprint": task.data.fingerprint}  # fmt: skip
     network_id = f"{architecture}-{digest_json(key)[:12]}"
@@ -89,7 +94,7 @@ def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) ->
         model, task.images.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
         run=run, label=f"teacher {architecture}",
     )  # fmt: skip
-    top1 = _accuracy(model, task.images.images[held_out], labels[held_out], task.device)
+    top1 = accuracy(model, task.images.images[held_out], labels[held_out], task.device)
     save_network(
         model,
         NetworkFacts(
@@ -97,7 +102,7 @@ def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) ->
             architecture=architecture,
             dataset=spec.name,
             fingerprint=task.data.fingerprint,
-            recipe=asdict(plan.recipe) | {"held_out": plan.held_out},
+            recipe=as_settings(plan.recipe) | {"held_out": plan.held_out},
             seed=plan.seed,
             held_out_top1=top1,
             held_out_images=len(held_out),
@@ -117,7 +122,8 @@ def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> float:
+    """Returns the top-1 in [0, 1] of a network on images (N, C, H, W) uint8; it is left in evaluation mode."""
     model.eval()
     hits = torch.zeros((), dtype=torch.int64, device=device)
     for pixels, truth in zip(torch.split(images, 500), torch.split(labels, 500), strict=True):
@@ -132,12 +138,17 @@ def scale_of(dataset: str) -> str:
     return "small" if "@" in dataset else "published"
 
 
-# The published plan follows the companion repository of INFER (AngusDujw/Diversity-Driven-Synthesis,
+# The plan "published" follows the companion repository of INFER (AngusDujw/Diversity-Driven-Synthesis,
 # pretrain/squeeze_cifar100.py): SGD 0.1, cosine over 200 epochs, batch 128, weight decay 5e-4. The others are ours, for
 # a CPU: narrow nets, few epochs.
 PLANS = {
     "published": TeacherPlan(
         ("resnet18", "mobilenetv2", "efficientnetb0", "shufflenetv1"), TrainingRecipe(epochs=200, batch=128, lr=0.1)
+    ),
+    # CV-DD's committee as it trains it on CIFAR (squeeze/scripts/squeeze_cifar10.sh in its repository)
+    "cv-dd": TeacherPlan(
+        ("resnet18", "resnet50", "shufflenetv2-x0.5", "mobilenetv2", "densenet121"),
+        TrainingRecipe(epochs=200, batch=512, optimizer="adam", lr=1e-3, weight_decay=1e-4),
     ),
     "small": TeacherPlan(
         ("convnet3-batch-x0.25", "convnet4-batch-x0.25", "resnet18-x0.125"),

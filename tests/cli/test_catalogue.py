@@ -26,7 +26,7 @@ def test_methods(ddbench: Command) -> None:
     rows = table(ddbench("list", "methods"))
     assert rows.pop("method") == ["presets", "what it is"]
     assert set(rows) == set(synth.METHODS)
-    assert rows["infer"][0] == "published, small, digits"
+    assert rows["infer"][0] == "published, small, digits, published-taped, small-taped, digits-taped"
     assert rows["mtt"][0] == "digits, small, published, published-tinyimagenet"  # no data set of that name yet
     assert rows["mirage"][0] == "exact, paper"
     assert rows["random"][1] == "ipc images or graphs of each class, drawn uniformly without replacement."

@@ -35,18 +35,18 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     # names
     (
         ("synth", "--method", "infr", "--ipc", "1"),
-        r"unknown method 'infr'; did you mean 'infer'\? Known: ast, herding, .*",
+        r"unknown method 'infr'; did you mean 'infer'\? Known: ast, cv-dd, herding, .*",
     ),
     ((*SYNTH, "--dataset", "digit"), r"unknown data set 'digit'; did you mean 'digits'\? Known: aids, cifar10, .*"),
     ((*SYNTH, "--dataset", "digits@x"), r"data set 'digits@x' has 'x' after the '@'; expected images a class.*"),
     ((*SYNTH, "--dataset", "digits@500"), r"500 train images a class were asked of digits, but class 8 .* has 138; .*"),
-    ((*SYNTH, "--preset", "digit"), r"unknown preset 'digit'; did you mean 'digits'\? Known: digits, published, small"),
+    ((*SYNTH, "--preset", "digit"), r"unknown preset 'digit'; did you mean 'digits'\? Known: digits, digits-taped, .*"),
     ((*SYNTH, "--set", "inversion.step=3"), r"unknown setting 'inversion\.step'; did you mean 'inversion\.steps'\?.*"),
     ((*SYNTH, "--set", "inversion=3"), r"unknown setting 'inversion'.* Known: inversion\.alpha, .*"),
-    ((*SYNTH, "--set", "protocol=quik"), r"unknown protocol 'quik'; did you mean 'quick'\? Known: graphs, hard, .*"),
+    ((*SYNTH, "--set", "protocol=quik"), r"unknown protocol 'quik'; did you mean 'quick'\? Known: fkd-cutmix, .*"),
     ((*SYNTH, "--set", "teachers.architectures=convnet9"), r"unknown model 'convnet9'; did you mean .* Known: .*"),
     ((*SYNTH, "--set", "teachers.architectures=resnet18,convnet2-x0.1"), r"teacher convnet2-x0\.1 has no BatchNorm.*"),
-    (("eval", "--protocol", "quik"), r"unknown protocol 'quik'; did you mean 'quick'\? Known: graphs, hard, .*"),
+    (("eval", "--protocol", "quik"), r"unknown protocol 'quik'; did you mean 'quick'\? Known: fkd-cutmix, .*"),
     (("eval", "--arch", "convne3"), r"unknown model 'convne3'; did you mean 'convnet3'\? Known: convnet1, .*"),
     (("eval", "--arch", "convnet3-x9"), r"model convnet3: found the width factor 9\.0, expected one above 0.*"),
     # values

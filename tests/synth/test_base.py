@@ -305,7 +305,7 @@ def test_rejects_presets_of_no_size(preset: str, ipc: int | None, monkeypatch: p
 
 
 def test_rejects_unknown_presets() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown preset 'digit'; did you mean 'digits'\? Known: digits, publ"):
+    with pytest.raises(UnknownNameError, match=r"unknown preset 'digit'; did you mean 'digits'\? Known: digits, d"):
         choose_preset(Infer, "digit", "digits")
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,20 @@ from dd_bench.data.images import ImageData
 from dd_bench.errors import ConfigError
 from dd_bench.graph_sets import Graphs
 from dd_bench.graphs import GraphBatch
+from dd_bench.learn.tape import Epoch, TapeRecipe, draw_tape
 from dd_bench.run import Run
-from dd_bench.sets import HardLabels, Images, SoftLabels
-from synth.base import Synthesizer, Task
+from dd_bench.seeding import derive_seed
+from dd_bench.sets import Images
+from dd_bench.targets import HardLabels, SoftLabels, TapedLabels
+from synth.base import Synthesizer, Task, config_of, override
 from synth.coreset import Herding, Random, herd, tree_features
 from synth.infer import Infer
 from synth.mirage import Mirage, RandomTrees
+from synth.parts.tape_labels import TAPE_PLANS, TapePlan
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers
+from synth.pipeline import Order, describe
+from synth.trajectory import MTT
+from tests.conftest import BLOBS
 from tests.references.trees import canonical, toys_of
 
 
@@ -90,6 +98,74 @@ def test_presets(dataset: str, preset: str) -> None:
     assert Random.preset_for(dataset) == preset
     assert Random.PRESETS[preset].teachers is None
     assert Random.PRESETS[preset.replace("hard", "soft")].teachers == PLANS[preset.removesuffix("-hard")]
+
+
+# --- labels of a tape ------------------------------------------------------------------------------------------------
+
+TAPED = TapePlan(
+    TapeRecipe(epochs=2, batch=6, micro=3, smallest_crop=0.5), weighting="equal", statistics="running", temperature=4.0
+)
+
+
+def test_a_tape_labels_the_same_images(task: Task, tmp_path: Path, plan: TeacherPlan) -> None:
+    """Every view of them, by the mean of all teachers, on a tape that the seed draws."""
+    task = replace(task, seed=3)
+    hard = Random().synthesize(task, Run(tmp_path / "hard"))
+    made = Random(plan, tape=TAPED).synthesize(task, Run(tmp_path / "taped"))
+    assert isinstance(made.targets, TapedLabels)
+    assert made.payload.decode().equal(hard.payload.decode())
+    assert made.targets.classes.equal(hard.targets.classes)
+    assert made.targets.temperature == 4.0
+    teachers = obtain_teachers(plan, task)
+    assert made.parents == tuple(teacher.facts.id for teacher in teachers)
+    assert made.teacher_seconds == sum(teacher.facts.seconds for teacher in teachers)
+    tape = draw_tape(12, BLOBS, TAPED.recipe, derive_seed("tape", 3))
+    for number in range(2):
+        epoch = Epoch.of(tape, number, task.device)
+        seen = torch.cat([epoch.pixels(made.payload.decode(), batch) for batch in range(2)])
+        expected = sum((teacher.model(seen) for teacher in teachers), start=torch.zeros(12, 3)) / 2
+        torch.testing.assert_close(made.targets.logits[number].float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_the_first_of_the_teachers_may_label_alone(task: Task, run: Run, plan: TeacherPlan, own_home: Path) -> None:
+    made = Random(plan, tape=replace(TAPED, labeller="first")).synthesize(task, run)
+    assert len(made.parents) == len(list((own_home / "teachers").iterdir())) == 1
+
+
+def test_rejects_a_tape_without_teachers() -> None:
+    with pytest.raises(ConfigError, match=r"^a tape is set, but no teachers to label it; expected both, or neither$"):
+        Random(tape=TAPED)
+
+
+@pytest.mark.parametrize(
+    ("scale", "plan_of", "protocol"),
+    [("published", "cv-dd", "fkd-cutmix"), ("small", "small", "fkd-quick"), ("digits", "digits", "fkd-quick")],
+)
+def test_presets_with_a_tape(scale: str, plan_of: str, protocol: str) -> None:
+    preset = Random.PRESETS[f"{scale}-taped"]
+    assert preset == Random(PLANS[plan_of], protocol=protocol, tape=TAPE_PLANS[scale])
+    thinned = override(preset, {"tape.top": "2", "tape.labeller": "first", "tape.recipe.epochs": "30"})
+    assert thinned.tape == replace(
+        TAPE_PLANS[scale], top=2, labeller="first", recipe=replace(TAPE_PLANS[scale].recipe, epochs=30)
+    )
+
+
+KNOWN = {
+    "published-hard": "c3d8b3d7803d", "published-soft": "7b3ec0fa1f2d", "small-hard": "862cd923efef",
+    "small-soft": "ffcc363aebdc", "digits-hard": "862cd923efef", "digits-soft": "1e98e598f3a0",
+    "graphs": "fe3c37c7cc5e",
+}  # fmt: skip
+
+
+def test_what_was_before_tapes_has_the_ids_it_had(blobs: ImageData) -> None:
+    """Computed before there were any, on a made-up fingerprint: a recipe that moves orphans its records."""
+    data = replace(blobs, spec=replace(BLOBS, name="made-up"), fingerprint="ab" * 32)
+    task = Task(data, ipc=10, seed=0, device=torch.device("cpu"))
+    presets = {name: preset for name, preset in Random.PRESETS.items() if not name.endswith("-taped")}
+    assert {name: describe(Order("random", "x", preset), task).recipe for name, preset in presets.items()} == KNOWN
+    assert not any("tape" in config_of(preset) for preset in presets.values())
+    for preset, recipe in (("small-ipc10", "35f9ebfc3514"), ("published-cifar10-ipc1", "cec4722e892c")):
+        assert describe(Order("mtt", "x", MTT.PRESETS[preset]), task).recipe == recipe
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------

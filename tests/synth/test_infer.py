@@ -15,20 +15,24 @@ from torch import Tensor, nn
 from dd_bench.checkpoint import load_tree
 from dd_bench.data.images import ImageData
 from dd_bench.errors import ConfigError
+from dd_bench.learn.tape import TapeRecipe, draw_tape
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
-from dd_bench.sets import Compensated, Images, Provenance, SoftLabels, SyntheticSet
+from dd_bench.sets import Compensated, Images, Provenance, SyntheticSet
 from dd_bench.store import Store
+from dd_bench.targets import SoftLabels, TapedLabels
 from synth import infer as module
-from synth.base import Distilled, Task
+from synth.base import Distilled, Task, config_of
 from synth.coreset import Random
 from synth.infer import BaseOnly, Infer, ScrambledOffsets, base_images_per_class, compensate, quantise, scramble
-from synth.parts.inversion import InversionRecipe, SharedOffsets
+from synth.parts.inversion import InversionRecipe, SharedOffsets, Voter
+from synth.parts.tape_labels import TAPE_PLANS, TapePlan
 from synth.parts.teachers import TeacherPlan, obtain_teachers
 from synth.pipeline import Order, describe, distil, order_control
 from tests.conftest import BLOBS
 
 Inversions = list[tuple[Tensor, list[int], int]]
+TAPED = TapePlan(TapeRecipe(epochs=2, batch=6, micro=3, smallest_crop=0.5), weighting="equal")
 
 
 @pytest.fixture
@@ -37,11 +41,14 @@ def inversions(monkeypatch: pytest.MonkeyPatch) -> Inversions:
     calls: Inversions = []
     invert = module.invert
 
-    def spy(canvas: SharedOffsets, classes: Tensor, teacher: nn.Module, **settings: Any) -> None:
+    def spy(canvas: SharedOffsets, classes: Tensor, voters: list[Voter], **settings: Any) -> None:
         assert canvas.std.flatten().tolist() == pytest.approx(BLOBS.std)
         assert classes.tolist() == [0, 1, 2]
-        calls.append((canvas.base.clone(), settings["seeds"], sum(p.numel() for p in teacher.parameters())))
-        invert(canvas, classes, teacher, **settings)
+        (voter,) = voters
+        assert voter.groups.tolist() == list(range(len(canvas.base)))
+        assert voter.weights.tolist() == [1.0] * len(canvas.base)
+        calls.append((canvas.base.clone(), settings["seeds"], sum(p.numel() for p in voter.model.parameters())))
+        invert(canvas, classes, voters, **settings)
 
     monkeypatch.setattr(module, "invert", spy)
     return calls
@@ -517,6 +524,83 @@ def test_a_direct_order_of_a_control_has_its_recipe(infer: Infer, task: Task, st
         assert stored.provenance.config == control.config
         again, made = distil(direct[control.recipe], seeded, store)
         assert (again.id, made) == (stored.id, False)
+
+
+# --- labels of a tape ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [Infer, BaseOnly, ScrambledOffsets])
+def test_a_tape_labels_the_same_images(
+    infer: Infer, task: Task, tmp_path: Path, inversions: Inversions, method: type[Infer]
+) -> None:
+    """Base images and sums alike, by all teachers; offsets are not learned again."""
+    plain = synthesize(as_control(method, infer), task, tmp_path / "plain")
+    learned = len(inversions)
+    taped = synthesize(as_control(method, replace(infer, tape=TAPED)), task, tmp_path / "taped")
+    assert len(inversions) == learned
+    assert taped.payload.decode().equal(plain.payload.decode())
+    assert isinstance(taped.targets, TapedLabels)
+    assert taped.targets.classes.equal(plain.targets.classes)
+    assert taped.targets.logits.shape == (2, len(plain.payload), 3)
+    expected = draw_tape(len(plain.payload), BLOBS, TAPED.recipe, derive_seed("tape", 0))
+    assert taped.targets.tape.crops.equal(expected.crops)
+    assert taped.targets.temperature == 20.0
+    assert taped.parents == plain.parents
+    assert taped.teacher_seconds == plain.teacher_seconds
+
+
+def test_offsets_of_all_teachers_count_though_one_labels(infer: Infer, task: Task, run: Run) -> None:
+    method = replace(infer, tape=replace(TAPED, labeller="first"))
+    made = method.synthesize(task, run)
+    facts = [teacher.facts for teacher in obtain_teachers(infer.teachers, task)]
+    assert made.parents == tuple(fact.id for fact in facts)
+    assert made.teacher_seconds == sum(fact.seconds for fact in facts)
+
+
+@pytest.mark.parametrize("labeller", ["committee", "first"])
+def test_controls_of_taped_sets(infer: Infer, task: Task, store: Store, labeller: Any) -> None:
+    entry = replace(infer, tape=replace(TAPED, labeller=labeller), protocol="fkd-quick")
+    same, hard, base, scrambled = describe(Order("infer", "x", entry), task).controls
+    assert [control.labels for control in (same, hard, base, scrambled)] == ["taped", "hard", "taped", "taped"]
+    teachers, tape = entry.tape.by(infer.teachers)  # type: ignore[union-attr]
+    random = Random(teachers, tape=tape, protocol="fkd-quick")
+    assert same.recipe == describe(Order("random", "x", random), task).recipe
+    assert hard.recipe == describe(Order("random", "x", Random(protocol="fkd-quick")), task).recipe
+    assert base.recipe == describe(Order("infer-base", "x", as_control(BaseOnly, entry)), task).recipe
+    assert as_control(BaseOnly, entry).controls(task) == entry.controls(task)[:2]
+    for control in (same, base, scrambled):
+        stored, _ = distil(order_control(control), replace(task, seed=control.seeds[0]), store)
+        assert stored.load().targets.kind == "taped"
+        assert stored.provenance.recipe == control.recipe
+
+
+@pytest.mark.parametrize(
+    ("scale", "protocol"), [("published", "fkd-cutmix"), ("small", "fkd-quick"), ("digits", "fkd-quick")]
+)
+def test_presets_with_a_tape(scale: str, protocol: str) -> None:
+    for method in (Infer, BaseOnly, ScrambledOffsets):
+        taped, plain = method.PRESETS[f"{scale}-taped"], method.PRESETS[scale]
+        assert taped == replace(plain, tape=TAPE_PLANS[scale], protocol=protocol)
+        assert plain.tape is None
+
+
+def test_what_was_before_tapes_has_the_ids_it_had(blobs: ImageData, infer: Infer) -> None:
+    """Computed before there were any: records name sets by recipes, and sets name teachers."""
+    data = replace(blobs, spec=replace(BLOBS, name="made-up"), fingerprint="ab" * 32)
+    task = Task(data, ipc=10, seed=0, device=torch.device("cpu"))
+    known = {
+        "published": ["3223885ccb8e", "7b3ec0fa1f2d", "1390b3cc76dc", "37b5b1202298", "a513d80ee518"],
+        "small": ["598d08701b81", "ffcc363aebdc", "862cd923efef", "ec48a8707f68", "ae7433b59863"],
+        "digits": ["a03c7fbd23f7", "1e98e598f3a0", "862cd923efef", "c62f485f641f", "c8328c4a0934"],
+    }
+    for preset, recipes in known.items():
+        facts = describe(Order("infer", preset, Infer.PRESETS[preset]), task)
+        assert [facts.recipe, *(control.recipe for control in facts.controls)] == recipes
+        assert "tape" not in config_of(Infer.PRESETS[preset])
+    named = obtain_teachers(infer.teachers, replace(task, data=replace(blobs, fingerprint="ab" * 32)))
+    assert [teacher.facts.id for teacher in named] == [
+        "convnet1-batch-x0.0625-b56416d111c5", "convnet2-batch-x0.125-9bbfaf014936",
+    ]  # fmt: skip
 
 
 # --- presets ---------------------------------------------------------------------------------------------------------

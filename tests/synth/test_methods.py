@@ -11,8 +11,9 @@ import pytest
 
 import synth
 from dd_bench.errors import ConfigError, UnknownNameError
-from dd_bench.sets import HardLabels, Images
+from dd_bench.sets import Images
 from dd_bench.store import Store
+from dd_bench.targets import HardLabels
 from synth.base import Task, choose_preset, override
 from synth.pipeline import Order, distil
 
@@ -24,7 +25,8 @@ MEAN_IMAGE = """
 
     import torch
 
-    from dd_bench.sets import HardLabels, Images
+    from dd_bench.sets import Images
+    from dd_bench.targets import HardLabels
     from synth.base import Distilled, random_control
 
 
@@ -98,7 +100,7 @@ def test_no_class_stands_under_two_names() -> None:
 
 def test_rejects_unknown_names() -> None:
     with pytest.raises(
-        UnknownNameError, match=r"unknown method 'infre'; did you mean 'infer'\? Known: ast, herding, infer, infer-"
+        UnknownNameError, match=r"unknown method 'infre'; did you mean 'infer'\? Known: ast, cv-dd, herding, "
     ):
         synth.find("infre")
 

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from dd_bench import codec
 from dd_bench.codec import payload_bytes
 from dd_bench.data.graphs import GraphData
 from dd_bench.errors import ConfigError
 from dd_bench.graph_sets import Trees
 from dd_bench.run import Run
-from dd_bench.sets import HardLabels, Provenance, SyntheticSet
+from dd_bench.sets import Provenance, SyntheticSet
+from dd_bench.targets import HardLabels
 from synth.base import Distilled, Task, choose_preset, configure
 from synth.coreset import Herding, Random
 from synth.mirage import Mirage, RandomTrees
 from synth.parts.budgets import bytes_per_ipc, members_of
 from synth.parts.itemsets import TooManySetsError
 from synth.parts.tree_sets import Forest, TreeSet, fit_budget
-from tests.conftest import MOTIFS
+from tests.conftest import MOTIFS, tensors_file
 from tests.data.graph_files import Toy
 from tests.references.trees import Tree, batch_of, canonical, shuffled, toys_of
 
@@ -43,7 +43,7 @@ def trees_in(made: Distilled) -> Trees:
 
 def stored(made: Distilled) -> bytes:
     origin = Provenance("m", "p", {}, "d", "f", 1, 0, "r")
-    return codec.to_bytes(SyntheticSet(made.payload, made.targets, origin, "graphs"))
+    return tensors_file(SyntheticSet(made.payload, made.targets, origin, "graphs"))
 
 
 def found_in(made: Distilled) -> Found:

@@ -19,8 +19,9 @@ from dd_bench.errors import ConfigError, DivergedError
 from dd_bench.models import build, encoded_spec
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator, seeded
-from dd_bench.sets import HardLabels, Images
+from dd_bench.sets import Images
 from dd_bench.store import Store
+from dd_bench.targets import HardLabels
 from synth.base import Distilled, Task, choose_preset, config_of, configure, override, random_control
 from synth.coreset import Random
 from synth.parts.encoded import encode_images
