@@ -1,6 +1,6 @@
 """Prints how far experts of trajectory matching move in each epoch, and how good they become.
 
-    python benchmarks/smoothness.py [--dataset cifar10@1000] [--arch convnet3-x0.25] [--epochs 50] [--seeds 1]
+    python benchmarks/smoothness.py [--dataset cifar10@1000] [--arch convnet3-x0.25] [--epochs 50] [--recipe ast …]
 
 AST's claim (arXiv 2310.10541) is that momentum makes better experts whose first epochs are too steep to follow, and
 that a ramp on the loss and a gradient penalty take the steepness away. Experts are trained on nine tenths of the
@@ -44,9 +44,10 @@ _RECIPES = {
 @click.option("--arch", default="convnet3-x0.25", show_default=True)
 @click.option("--epochs", default=50, show_default=True, help="Of each expert; the ramp stays ten epochs.")
 @click.option("--seeds", default=1, show_default=True, help="Experts of each recipe.")
+@click.option("--recipe", "names", multiple=True, type=click.Choice(list(_RECIPES)), help="By default all. Repeatable.")
 @click.option("--device", default="auto", show_default=True)
-def main(dataset: str, arch: str, epochs: int, seeds: int, device: str) -> None:
-    """Trains experts of six recipes."""
+def main(dataset: str, arch: str, epochs: int, seeds: int, names: tuple[str, ...], device: str) -> None:
+    """Trains experts of up to six recipes."""
     keep_freed_memory()
     console, place = Console(highlight=False), choose_device(device)
     data = load(dataset)
@@ -54,8 +55,8 @@ def main(dataset: str, arch: str, epochs: int, seeds: int, device: str) -> None:
     train = encode_images(_part(data, kept), whiten=False, device=place)
     test = encode_images(_part(data, held_out), whiten=False, device=place)
     table = Table("recipe", "top-1 %", "worst epoch", "first", "last", "path length²", "s", title=f"{dataset}, {arch}")
-    for name, recipe in _RECIPES.items():
-        recipe = replace(recipe, epochs=epochs, keep=epochs)
+    for name in names or _RECIPES:
+        recipe = replace(_RECIPES[name], epochs=epochs, keep=epochs)
         scores, moves, seconds = [], [], 0.0
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder, seeded(seed):

@@ -23,6 +23,7 @@ from dd_bench.files import locked, safe_name, slug, write_atomic
 
 SCHEMA = 1
 SIZE_LIMIT = 1 << 24  # bytes of a record; a student takes some 600
+LabelKind = Literal["hard", "soft", "taped"]  # as in dd_bench.targets, which imports torch
 HEADLINES = {"auc": "ROC-AUC", "top1": "top-1"}  # what a record may be ranked by, the first that it has
 
 
@@ -34,7 +35,7 @@ class ControlLink(_Strict):
     """Where a board finds a control of an entry: the recipe id of the control on the same data and ipc."""
 
     method: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     recipe: str
 
 
@@ -54,7 +55,7 @@ class SetFacts(_Strict):
     ipc: int = Field(ge=0)  # 0: a baseline, such as all real data or an untrained net
     seed: int
     recipe: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     images: int = Field(ge=1)
     bytes: dict[str, int]
     controls: tuple[ControlLink, ...] = ()

@@ -98,7 +98,7 @@ def _labels_alone(rows: Mapping[str, Row]) -> list[Comparison]:
     return [
         _beside(soft, _link(hard), hard, pair=True)
         for soft in random
-        if soft.labels == "soft"
+        if soft.labels != "hard"
         for hard in random
         if hard.labels == "hard"
     ]

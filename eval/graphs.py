@@ -20,7 +20,7 @@ from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.graphs import GraphBatch, plan_graphs
 from dd_bench.models import Architecture, GraphFamily
 from dd_bench.models.architecture import FAMILIES
-from dd_bench.sets import Targets
+from dd_bench.targets import Targets
 from eval.candidates import Course, FullBatch, Lesson, Minibatches, choose_untrained, train_candidates
 from eval.cells import SetFacts
 from eval.judging import Bench, Outcome, baseline_facts

@@ -46,14 +46,16 @@ _GUIDE = """\
   with its 95 % interval. *better*, *tie* and *worse* follow the p-value, which is Holm-corrected over the column, so
   that an interval just beside zero may still be a tie. Without three judged draws of its control a row has neither gain
   nor rank.
-- **Against the other controls** has a p-value that is Holm-corrected over its table. Random images with soft labels
-  stand there beside those with hard labels: what labels alone give. **paired by seed**, a secondary analysis, is the
-  mean difference over the seeds that both sides have (three or more), where sets of one seed have a start in common.
-  Its 95 % interval and p-value are of a paired t test and **not corrected**; it was fixed before the first graphs were
-  judged, but after the first images.
+- **Against the other controls** has a p-value that is Holm-corrected over its table. Random images with soft or
+  taped labels stand there beside those with hard labels: what labels alone give. **paired by seed**, a secondary
+  analysis, is the mean difference over the seeds that both sides have (three or more), where sets of one seed have a
+  start in common. Its 95 % interval and p-value are of a paired t test and **not corrected**; it was fixed before the
+  first graphs were judged, but after the first images.
 - **Against what needs no distillation** holds every entry against every baseline but `full`, Holm-corrected over the
   table: Welch's test against untrained nets, a one-sample t test against the one value of a count. A baseline that no
   entry is better than is named below the table and, in bold, in the last column above.
+- **labels** are *hard* (a class), *soft* (a teacher's logits for the plain image) or *taped* (logits for every view
+  that a recorded augmentation shows, which only students that replay the tape can use).
 - **bytes** is the size of the set's tensors file (of the largest set) with images, labels and container, and of the
   teachers, where students need them. Nominal images per class are no budget.
 - **synthesis** is wall-clock seconds a set, teachers apart (other sets may share them); **training** is seconds a

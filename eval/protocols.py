@@ -4,23 +4,22 @@ Scores of different protocol ids are different quantities and never share a rank
 another one: add it under a new name.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
 from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
+from dd_bench.learn.tape import TapeRecipe
+from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models.convnet import usual_depth
 from dd_bench.sets import digest_json
+from dd_bench.settings import as_settings, later
 
 # Each grows when the training code changes what a protocol that counts epochs, or steps, gives for the same seed
-_TRAINERS = {"epochs": 1, "steps": 2, "graphs": 1}
-
-# Fields that came after the first records, with what they were until then. At that value they are in no hash and no
-# record: a protocol that does without them is the one it was, and its id, its records and its boards stay.
-_LATER = {"learned_lr": False, "whiten": False}
+_TRAINERS = {"epochs": 1, "steps": 2, "graphs": 1, "tape": 1}
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class EvalProtocol:
     labels: Literal["stored", "class", "teachers"] = "stored"
     temperature: float | None = None
     full_epochs: int = 0
-    learned_lr: bool = False
-    whiten: bool = False
+    learned_lr: bool = later(False)
+    whiten: bool = later(False)
 
     def __post_init__(self) -> None:
         if self.whiten and self.labels == "teachers":
@@ -164,12 +163,53 @@ class GraphProtocol:
         return _as_json(self, described)
 
 
-AnyProtocol = EvalProtocol | GraphProtocol
+@dataclass(frozen=True)
+class TapeProtocol:
+    """How students replay a tape: the augmentation that was recorded with the labels, batch by batch.
+
+    A set without a tape of its own gets one, drawn for each student: its labels, hard or soft, are mixed as the images
+    are. So a set is judged under the same augmentation and the same number of batches whatever its labels.
+
+    Attributes:
+        name: what people type.
+        summary: one sentence for boards and ``ddbench list protocols``.
+        architectures: as in ``EvalProtocol``.
+        training: optimizer and length.
+        tape: of sets that have none.
+        temperature: of distillation, or None for the set's own.
+        full_epochs: epochs on all real data when ``full`` is judged beside the sets; 0: it is not judged.
+        labels: what students get; those that a set stores.
+    """
+
+    name: str
+    summary: str
+    architectures: tuple[str, ...]
+    training: TapeTraining
+    tape: TapeRecipe
+    temperature: float | None = 20.0
+    full_epochs: int = 0
+    labels: Literal["stored"] = "stored"
+
+    @property
+    def id(self) -> str:
+        """The hash of everything that can move a score; names, summaries and default architectures cannot."""
+        return digest_json({"trainer": _TRAINERS["tape"], "tape": self.as_json(described=False)})[:8]
+
+    def students_for(self, spec: DatasetSpec | GraphSpec) -> tuple[str, ...]:
+        """Returns the architectures that images of ``spec`` are judged with unless others are asked for."""
+        return self.architectures
+
+    def as_json(self, *, described: bool = True) -> dict[str, Any]:
+        """Returns the protocol as JSON values, with or without what only describes it."""
+        return _as_json(self, described)
+
+
+ImageProtocol = EvalProtocol | TapeProtocol
+AnyProtocol = ImageProtocol | GraphProtocol
 
 
 def _as_json(protocol: AnyProtocol, described: bool) -> dict[str, Any]:
-    known = {name: value for name, value in asdict(protocol).items() if name not in _LATER or value != _LATER[name]}
-    facts = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+    facts: dict[str, Any] = as_settings(protocol)
     return facts if described else {k: v for k, v in facts.items() if k not in ("name", "summary", "architectures")}
 
 
@@ -195,6 +235,15 @@ _MTT = replace(
     "middle on (MTT's evaluator).",
     architectures=("convnet",),
     learned_lr=True,
+)
+
+_FKD = TapeProtocol(
+    name="fkd-cutmix",
+    summary="Labels of a recorded tape of crops, flips and CutMix; 300 epochs of AdamW, batch 16 in groups of 8, KL at "
+    "temperature 20, the rate falling to 0 (CV-DD's evaluator; last epoch).",
+    architectures=("resnet18",),
+    training=TapeTraining(epochs=300),
+    tape=TapeRecipe(epochs=300),
 )
 
 PROTOCOLS: dict[str, AnyProtocol] = {
@@ -232,6 +281,22 @@ PROTOCOLS: dict[str, AnyProtocol] = {
             "whatever the set's size. Made for a CPU.",
             architectures=("convnet3-batch-x0.25",),
             recipe=replace(_INFER_STUDENT, epochs=0, steps=800, channels_last=True),
+            full_epochs=40,
+        ),
+        _FKD,
+        replace(
+            _FKD,
+            name="fkd-cutmix-half",
+            summary="As fkd-cutmix, the rate falling to half (CV-DD's eta 2; last epoch).",
+            training=replace(_FKD.training, stretch=2.0),
+        ),
+        replace(
+            _FKD,
+            name="fkd-quick",
+            summary="Labels of a recorded tape, as in fkd-cutmix; 2100 batches of 16 on a narrow ConvNet, whatever the "
+            "set's size. Made for a CPU.",
+            architectures=("convnet3-batch-x0.25",),
+            training=TapeTraining(steps=2100),
             full_epochs=40,
         ),
         GraphProtocol(

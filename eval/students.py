@@ -18,8 +18,8 @@ from dd_bench.learn.training import Labeler, Objective, TrainingRecipe, fit
 from dd_bench.models import Whitening, build, encode, encoded_spec, fit_whitening
 from dd_bench.networks import has_network, load_network
 from dd_bench.seeding import seeded
-from dd_bench.sets import HardLabels, SoftLabels, Targets
 from dd_bench.store import StoredSet
+from dd_bench.targets import HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
 from eval.cells import SetFacts
 from eval.judging import (
     Bench,
@@ -32,7 +32,8 @@ from eval.judging import (
     judge,
     student_seed,
 )
-from eval.protocols import AnyProtocol, EvalProtocol
+from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol
+from eval.replay import train_by_tape
 
 if TYPE_CHECKING:
     from dd_bench.data.graphs import GraphData
@@ -73,10 +74,17 @@ class Subject:
     def check(self, protocol: AnyProtocol) -> None:
         """Raises ConfigError if the protocol is for graphs, or asks for teachers or data that are not there."""
         facts = self.facts
-        if not isinstance(protocol, EvalProtocol):
+        if not isinstance(protocol, EvalProtocol | TapeProtocol):
             raise ConfigError(
                 f"protocol {protocol.name} is for graphs, but {facts.method} {facts.id} of {facts.dataset} holds "
                 "images; use a protocol for images, for example quick"
+            )
+        if isinstance(protocol, TapeProtocol):
+            return
+        if protocol.labels == "stored" and isinstance(self.targets, TapedLabels | ThinLabels):
+            raise ConfigError(
+                f"the labels of {facts.method} {facts.id} belong to a tape, but protocol {protocol.name} augments by "
+                "itself; use one that replays tapes, for example fkd-quick, or one with class labels, for example hard"
             )
         parents = self.teachers(protocol)
         asked = f"protocol {protocol.name} asks the teachers of a set, but"
@@ -93,6 +101,11 @@ class Subject:
                 f"{facts.id} came without it or with another copy; pass the data that it was made from"
             )
 
+    @property
+    def is_all_data(self) -> bool:
+        """Whether this is no set, but all real data."""
+        return self.facts.ipc == 0
+
     def students(self, runs: int) -> int:
         """Returns ``runs``: no two students are equal."""
         return runs
@@ -103,15 +116,18 @@ class Subject:
 
     def train(self, protocol: AnyProtocol, architecture: str, bench: Bench) -> Outcome:
         """Trains one student to the last step and has it scored."""
-        assert isinstance(protocol, EvalProtocol)  # see ``check``
+        assert isinstance(protocol, EvalProtocol | TapeProtocol)  # see ``check``
         spec, images, first = bench.test.spec, self.images, None
-        if protocol.whiten:
+        if isinstance(protocol, EvalProtocol) and protocol.whiten:
             assert self.data is not None  # see ``check``
             first = _whitening_of(self.data).to(bench.device)
             spec, images = encoded_spec(spec), encode(images, first, bench.device)
         with seeded(bench.seed):
             model = build(architecture, spec)
         model.to(bench.device)
+        if isinstance(protocol, TapeProtocol):
+            steps = train_by_tape(model, images, self.targets, protocol, bench, all_data=self.is_all_data)
+            return Outcome(bench.test.score(bench.student, model.eval(), device=bench.device), steps)
         recipe = self._recipe(protocol)
         objective, values = lesson(self.targets, protocol, spec.num_classes)
         fit(
@@ -126,7 +142,7 @@ class Subject:
     def _recipe(self, protocol: EvalProtocol) -> TrainingRecipe:
         """Returns how this subject's students are trained: for its own epochs if it is ``full``, at its own rate."""
         recipe = protocol.recipe
-        if self.facts.ipc == 0:
+        if self.is_all_data:
             recipe = replace(recipe, steps=0, epochs=protocol.full_epochs)
         if protocol.learned_lr and self.suggested_lr is not None:
             recipe = replace(recipe, lr=self.suggested_lr)
@@ -168,7 +184,7 @@ def full_subject(data: ImageData) -> Subject:
 
 def baselines_of(data: "ImageData | GraphData", protocol: AnyProtocol) -> "tuple[Judged, ...]":
     """Returns what stands on every board of ``data`` under ``protocol`` and is no set: all real data, above all."""
-    if not isinstance(protocol, EvalProtocol):
+    if isinstance(protocol, GraphProtocol):
         from dd_bench.data.graphs import GraphData
         from eval.graphs import baselines
 

@@ -9,10 +9,12 @@ import pytest
 from dd_bench.data.graph_specs import GRAPH_SPECS
 from dd_bench.data.specs import SPECS
 from dd_bench.errors import ConfigError, UnknownNameError
+from dd_bench.learn.tape import TapeRecipe
+from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import Architecture, build
 from eval import protocols
-from eval.protocols import PROTOCOLS, AnyProtocol, EvalProtocol, GraphProtocol, find_protocol
+from eval.protocols import PROTOCOLS, AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, find_protocol
 
 # Another value for each field of a recipe; a new field belongs here, and into the hash.
 OTHER_RECIPE: dict[str, Any] = {
@@ -27,6 +29,9 @@ OTHER_GRAPHS: dict[str, Any] = {
     "steps": 401, "batch": 63, "weight_decay": 0.0, "pools": ("mean", "sum"), "lrs": (1e-2,), "checkpoints": (200,),
     "labels": "stored",
 }  # fmt: skip
+OTHER_TRAINING: dict[str, Any] = {"epochs": 301, "steps": 7, "lr": 2e-3, "stretch": 3.0, "weight_decay": 0.0}
+OTHER_TAPE: dict[str, Any] = {"epochs": 299, "batch": 17, "micro": 4, "smallest_crop": 0.2}
+OTHER_REPLAY: dict[str, Any] = {"temperature": None, "full_epochs": 41, "labels": "class"}
 DESCRIPTION: dict[str, Any] = {"name": "another", "summary": "Other words.", "architectures": ("convnet1",)}
 
 
@@ -39,7 +44,9 @@ def test_ids_are_those_of_the_records() -> None:
     """An id that moves orphans every record that carries it: make a new protocol instead."""
     known = {"hard": "d7617679", "infer-static": "96163ea6", "infer-dyn": "7f817b8e", "quick": "491aea5a"}
     known |= {"graphs": "e25b6a08", "mtt": "06e05c1d", "mtt-zca": "5c97cf7f"}
-    assert {name: protocol.id for name, protocol in PROTOCOLS.items()} == known
+    taped = {"fkd-cutmix", "fkd-cutmix-half", "fkd-quick"}
+    assert {name: protocol.id for name, protocol in PROTOCOLS.items() if name not in taped} == known
+    assert set(PROTOCOLS) == set(known) | taped
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(TrainingRecipe)])
@@ -64,6 +71,35 @@ def test_every_field_of_a_graph_protocol_moves_the_id_or_only_describes(field: s
     assert (other.id == graphs.id) == (field in DESCRIPTION)
 
 
+@pytest.fixture
+def fkd() -> TapeProtocol:
+    protocol = PROTOCOLS["fkd-cutmix"]
+    assert isinstance(protocol, TapeProtocol)
+    return protocol
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(TapeTraining)])
+def test_every_field_of_a_training_by_tape_moves_the_id(fkd: TapeProtocol, field: str) -> None:
+    change = {field: OTHER_TRAINING[field]} | ({"epochs": 0} if field == "steps" else {})
+    assert getattr(fkd.training, field) != OTHER_TRAINING[field]
+    assert replace(fkd, training=replace(fkd.training, **change)).id != fkd.id
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(TapeRecipe)])
+def test_every_field_of_a_tape_moves_the_id(fkd: TapeProtocol, field: str) -> None:
+    assert getattr(fkd.tape, field) != OTHER_TAPE[field]
+    assert replace(fkd, tape=replace(fkd.tape, **{field: OTHER_TAPE[field]})).id != fkd.id
+
+
+@pytest.mark.parametrize(
+    "field", [field.name for field in fields(TapeProtocol) if field.name not in ("training", "tape")]
+)
+def test_every_other_field_of_a_tape_protocol_moves_the_id_or_only_describes(fkd: TapeProtocol, field: str) -> None:
+    other = replace(fkd, **{field: (OTHER_REPLAY | DESCRIPTION)[field]})
+    assert getattr(other, field) != getattr(fkd, field)
+    assert (other.id == fkd.id) == (field in DESCRIPTION)
+
+
 def test_fields_of_later_are_told_only_where_they_are_used() -> None:
     """Else the records of a protocol from before them would contradict those that are made now, under the same id."""
     later = {"learned_lr", "whiten"}
@@ -86,8 +122,11 @@ def test_a_new_trainer_moves_every_id(static: EvalProtocol, monkeypatch: pytest.
     monkeypatch.setattr(protocols, "_TRAINERS", {"epochs": 5, "steps": 6, "graphs": 1})
     assert steps.id != counting
     graphs = PROTOCOLS["graphs"].id
-    monkeypatch.setattr(protocols, "_TRAINERS", {"graphs": 7})
+    monkeypatch.setattr(protocols, "_TRAINERS", {"graphs": 7, "tape": 1})
     assert PROTOCOLS["graphs"].id != graphs
+    tape = PROTOCOLS["fkd-quick"].id
+    monkeypatch.setattr(protocols, "_TRAINERS", {"tape": 2})
+    assert PROTOCOLS["fkd-quick"].id != tape
 
 
 def test_ids_and_names_are_unique() -> None:
@@ -99,8 +138,9 @@ def test_ids_and_names_are_unique() -> None:
 def test_json_is_the_whole_protocol(protocol: AnyProtocol) -> None:
     read = json.loads(json.dumps(protocol.as_json(), allow_nan=False))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
-    if "recipe" in values:
-        values["recipe"] = TrainingRecipe(**read["recipe"])
+    for name, kind in (("recipe", TrainingRecipe), ("training", TapeTraining), ("tape", TapeRecipe)):
+        if name in values:
+            values[name] = kind(**read[name])
     again = type(protocol)(**values)
     assert again == protocol
     assert again.id == protocol.id
@@ -194,6 +234,37 @@ def test_dynamic_labels_get_the_epochs_of_static_ones_divided_by_the_images_of_a
 def test_quick_is_as_long_for_every_set() -> None:
     recipe = PROTOCOLS["quick"].recipe
     assert {recipe.total_steps(images) for images in (10, 100, 1437)} == {800}
+
+
+def test_fkd_is_the_evaluator_of_cv_dd() -> None:
+    """AdamW 1e-3 with decay 0.01, 300 epochs, batches of 16 in groups of 8, crops from 0.08 on, KL at T = 20."""
+    fkd, half = PROTOCOLS["fkd-cutmix"], PROTOCOLS["fkd-cutmix-half"]
+    assert isinstance(fkd, TapeProtocol)
+    assert isinstance(half, TapeProtocol)
+    assert fkd.training == TapeTraining(epochs=300, lr=1e-3, stretch=1.0, weight_decay=0.01)
+    assert fkd.tape == TapeRecipe(epochs=300, batch=16, micro=8, smallest_crop=0.08)
+    assert (fkd.temperature, fkd.labels, fkd.architectures, fkd.full_epochs) == (20.0, "stored", ("resnet18",), 0)
+    assert half == replace(fkd, name=half.name, summary=half.summary, training=replace(fkd.training, stretch=2.0))
+
+
+@pytest.mark.parametrize(("name", "share"), [("fkd-cutmix", 0.0), ("fkd-cutmix-half", 0.5), ("fkd-quick", 0.0)])
+def test_the_rate_of_a_tape_falls_to_nothing_or_to_half(name: str, share: float) -> None:
+    """One batch an epoch: eta 1 and eta 2; within a last step of it."""
+    protocol = PROTOCOLS[name]
+    assert isinstance(protocol, TapeProtocol)
+    total = protocol.training.total_steps(1)
+    rates = [protocol.training.lr_at(step, 1) / 1e-3 for step in range(total)]
+    assert rates[0] == pytest.approx(1)
+    assert rates == sorted(rates, reverse=True)
+    assert protocol.training.lr_at(total, 1) / 1e-3 == pytest.approx(share)
+
+
+def test_fkd_quick_is_as_long_for_every_set() -> None:
+    quick = PROTOCOLS["fkd-quick"]
+    assert isinstance(quick, TapeProtocol)
+    assert {quick.training.total_steps(batches) for batches in (1, 7, 90)} == {2100}
+    assert (quick.tape, quick.temperature, quick.full_epochs) == (PROTOCOLS["fkd-cutmix"].tape, 20.0, 40)  # type: ignore[union-attr]
+    assert quick.architectures == PROTOCOLS["quick"].architectures
 
 
 def test_graph_students_try_every_pool_with_every_rate() -> None:

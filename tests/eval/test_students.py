@@ -23,8 +23,9 @@ from dd_bench.models import build
 from dd_bench.networks import load_network, network_folder
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator, seeded
-from dd_bench.sets import HardLabels, Images, Provenance, SoftLabels, SyntheticSet
+from dd_bench.sets import Images, Provenance, SyntheticSet
 from dd_bench.store import Store
+from dd_bench.targets import HardLabels, SoftLabels
 from eval import judging, students
 from eval.cells import Record, SetFacts, read_record, read_records
 from eval.protocols import PROTOCOLS, EvalProtocol
@@ -203,7 +204,7 @@ import torch
 from dd_bench.data.holdout import TestSplit
 from dd_bench.data.images import load
 from dd_bench.learn.training import TrainingRecipe
-from dd_bench.sets import HardLabels
+from dd_bench.targets import HardLabels
 from eval.cells import SetFacts
 from eval.protocols import EvalProtocol
 from eval.students import Subject, judge
