@@ -116,6 +116,18 @@ def test_priors_are_those_of_the_plan(
     assert measured == [(tape_plan.prior, plan, task)]
 
 
+def test_a_committee_of_one_needs_no_priors(
+    tape_plan: TapePlan, task: Task, plan: TeacherPlan, run: Run, measured: list[Any]
+) -> None:
+    payload = Images(task.images.images[:COUNT])
+    alone, voted = plan.only_first(), replace(tape_plan, weighting="prior")
+    made = label_by_tape(payload, CLASSES, alone, voted, task=task, run=run)
+    assert isinstance(made.targets, TapedLabels)
+    expected = by_hand(task, models_of(alone, task), [1.0], batch=True)
+    torch.testing.assert_close(made.targets.logits.float(), expected, rtol=2e-3, atol=2e-3)
+    assert not measured
+
+
 def test_the_first_alone_needs_no_other_network(
     tape_plan: TapePlan, plan: TeacherPlan, label: Callable[..., Distilled], own_home: Path
 ) -> None:
