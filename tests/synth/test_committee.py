@@ -284,6 +284,7 @@ def test_other_images_are_recovered_anew(cvdd: CVDD, task: Task, runs: Iterator[
         (replace(cvdd, schedule="single"), task),
         (replace(cvdd, voters=3), task),
         (replace(cvdd, weighting="equal"), task),
+        (replace(cvdd, weighting="equal", schedule="best"), task),
         (replace(cvdd, vote_temperature=50.0), task),
         (replace(cvdd, teachers=more), task),
         (cvdd, replace(task, seed=1)),
