@@ -15,7 +15,9 @@ BatchNorm statistics of the very batch that students will see. The three methods
 
 Where we differ from the authors' code (github.com/Jiacheng8/CV-DD at 24097e9), and why:
   * priors are measured on a part of the training split that no teacher has seen, not on the test split;
-  * initial crops are chosen as RDED does, from crops of 8 to 100 % of the area ("medium" ones are defined nowhere);
+  * initial crops are chosen much as RDED does, but not square: 8 to 100 % of the area, ratios of 3/4 to 4/3 ("medium"
+    ones are defined nowhere);
+  * students of ImageNette start at 1e-3, where ResNet-18's table says 5e-4;
   * teachers label in evaluation mode but for BatchNorm's statistics: no dropout, and their own statistics stay;
   * the last short batch goes through teacher and student in the same groups, and a group of one joins its neighbour;
   * boxes of the tape are whole pixels (theirs are fractions in float32), a quarter of the bytes;

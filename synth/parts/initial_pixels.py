@@ -49,8 +49,9 @@ def choose_mosaics(data: ImageData, count: int, *, teacher: Teacher, seed: int, 
 
     Of up to 300 random images of a class five random resized crops each are judged, the one of least cross-entropy
     stands for its image, and the best of those fill the mosaics in order: one whole crop for images up to 64 pixels, a
-    grid of 2 x 2 above (RDED, arXiv 2312.03526, whose output CV-DD begins with; the authors' "medium" is not defined in
-    any code). A class of few images is looked at whole and repeats its crops only if it must.
+    grid of 2 x 2 above (after RDED, arXiv 2312.03526, whose output CV-DD begins with, but its crops are square; the
+    authors' "medium" is not defined in any code). A class of few images is looked at whole and repeats its crops
+    only if it must.
     """
     spec = data.spec
     channels, height, width = spec.image_shape

@@ -55,9 +55,9 @@ def images(data: ImageData) -> Tensor:
     return data.images[:COUNT].float() / 255
 
 
-def taped(spec: DatasetSpec, *, epochs: int = 2, seed: int = 3) -> TapedLabels:
+def taped(spec: DatasetSpec, *, epochs: int = 2, seed: int = 3, **recipe: int) -> TapedLabels:
     """Returns random labels of a tape."""
-    tape = draw_tape(COUNT, spec, replace(RECIPE, epochs=epochs), seed)
+    tape = draw_tape(COUNT, spec, replace(RECIPE, epochs=epochs, **recipe), seed)  # type: ignore[arg-type]
     logits = 3 * torch.randn(epochs, COUNT, 3, generator=generator(seed))
     return TapedLabels(logits.half(), tape, torch.arange(COUNT) % 3, 4.0)
 
@@ -89,9 +89,15 @@ def share_of(tape: Tape, epoch: int, batch: int, spec: DatasetSpec) -> float:
     return (bottom - top) * (right - left) / (spec.image_shape[1] * spec.image_shape[2])
 
 
+# First and last position of each batch, and where its groups end
+BATCHES = ((0, 4, (0, 2, 4)), (4, 8, (0, 2, 4)), (8, 11, (0, 3)))
+UNEVEN = ((0, 5, (0, 3, 5)), (5, 11, (0, 3, 6)))
+
+
 def by_hand(
-    model: nn.Module, images: Tensor, labels: TapedLabels, *, epochs: int, lr: float, temperature: float
-) -> Tensor:
+    model: nn.Module, images: Tensor, labels: TapedLabels, *, epochs: int, lr: float, temperature: float,
+    batches: tuple[tuple[int, int, tuple[int, ...]], ...] = BATCHES,
+) -> Tensor:  # fmt: skip
     """Returns the weights after training by the tape, which begins again when it is over, in a few plain lines."""
     tape, model = labels.tape, model.train()
     matrices = [one for one in model.parameters() if one.ndim > 1]
@@ -101,7 +107,7 @@ def by_hand(
         for group in adam.param_groups:
             group["lr"] = lr * (1 + cos(pi * epoch / epochs)) / 2
         at = epoch % tape.epochs
-        for batch, (first, last, cuts) in enumerate(((0, 4, (0, 2, 4)), (4, 8, (0, 2, 4)), (8, 11, (0, 3)))):
+        for batch, (first, last, cuts) in enumerate(batches):
             seen, told = view_of(tape, images, at, first, last, batch), labels.logits[at, first:last].float()
             adam.zero_grad()
             for start, end in pairwise(cuts):
@@ -139,6 +145,17 @@ def test_a_student_of_a_tape_matches_a_loop_by_hand(
     expected = by_hand(fresh(net, data.spec), images, labels, epochs=3, lr=0.01, temperature=temperature or 4.0)
     torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-5)
     assert (after - before).abs().mean() > 1e-3
+
+
+def test_the_loss_is_the_mean_over_a_batch_whatever_its_groups(
+    protocol: TapeProtocol, bench: Bench, images: Tensor, data: ImageData, net: str
+) -> None:
+    labels, model = taped(data.spec, batch=5, micro=3), fresh(net, data.spec)
+    train_by_tape(model, images, labels, protocol, bench, all_data=False)
+    expected = by_hand(
+        fresh(net, data.spec), images, labels, epochs=3, lr=0.01, temperature=2.0, batches=UNEVEN
+    )  # fmt: skip
+    torch.testing.assert_close(weights_of(model), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_tape_of_a_set_is_every_students_own(

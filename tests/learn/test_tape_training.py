@@ -262,6 +262,10 @@ def test_batch_statistics_are_the_groups(tmp_path: Path) -> None:
     assert distance(trained, together) > 1e-2  # nor do the weights go the same way
 
 
+def test_networks_are_trained_in_training_mode(tmp_path: Path) -> None:
+    assert state_bytes(train(tmp_path / "a", model=network().eval())) == state_bytes(train(tmp_path / "b"))
+
+
 def test_a_shorter_tape_begins_again(tmp_path: Path) -> None:
     tape = draw(recipe=replace(RECIPE, epochs=2))
     parts = ("order", "crops", "flips", "partners", "boxes")

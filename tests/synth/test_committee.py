@@ -334,6 +334,15 @@ def test_labels_of_one_network_have_one_control(task: Task, preset: str) -> None
     assert {controls[1].recipe for controls in (committee, running)} == {first[1].recipe}
 
 
+def test_the_rest_of_a_committee_has_no_part_in_the_control_of_the_first(cvdd: CVDD, task: Task) -> None:
+    first = replace(cvdd, tape=replace(cvdd.tape, labeller="first"))
+    alone = replace(first, teachers=cvdd.teachers.only_first(), schedule="single")
+    recipes = [[control.recipe for control in controls_of("cv-dd", one, task)] for one in (first, alone)]
+    assert recipes[0] == recipes[1]
+    random = Random(alone.teachers, tape=replace(cvdd.tape, weighting="equal"), protocol="fkd-quick")
+    assert recipes[0][0] == describe(Order("random", "x", random), task).recipe
+
+
 @pytest.mark.parametrize(
     ("preset", "random"),
     [("digits", "digits-taped"), ("small", "small-taped"), ("published-cifar10-ipc10", "published-taped")],
