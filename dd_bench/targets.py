@@ -82,7 +82,13 @@ class TapedLabels:
             )
 
     def epoch(self, number: int, num_classes: int) -> Tensor:
-        """Returns the logits of epoch ``number`` by position, float32 (N, K)."""
+        """Returns the logits of epoch ``number`` by position, float32 (N, K).
+
+        Raises:
+            InvalidSetError: if they are not of ``num_classes`` classes.
+        """
+        if self.logits.shape[2] != num_classes:
+            raise InvalidSetError(f"logits have {self.logits.shape[2]} columns; expected {num_classes}, one a class")
         return self.logits[number].float()
 
 
@@ -118,6 +124,10 @@ class ThinLabels:
         require_finite("rest", self.rest)
         if int(self.kept.min()) < 0:
             raise InvalidSetError(f"kept holds {int(self.kept.min())}; expected classes")
+        for page in self.kept:  # epoch by epoch, as above
+            ordered = page.sort(dim=1).values
+            if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+                raise InvalidSetError("kept holds a class twice for one view; expected different classes")
 
     @classmethod
     def of(cls, labels: TapedLabels, count: int) -> "ThinLabels":
@@ -134,7 +144,13 @@ class ThinLabels:
         )  # fmt: skip
 
     def epoch(self, number: int, num_classes: int) -> Tensor:
-        """Returns the logits of epoch ``number`` by position, float32 (N, K), with the mean where none was kept."""
+        """Returns the logits of epoch ``number`` by position, float32 (N, K), with the mean where none was kept.
+
+        Raises:
+            InvalidSetError: if a logit of none of ``num_classes`` classes was kept.
+        """
+        if int(self.kept[number].max()) >= num_classes:
+            raise InvalidSetError(f"kept holds class {int(self.kept[number].max())}; expected less than {num_classes}")
         full = self.rest[number].float()[:, None].repeat(1, num_classes)
         return full.scatter_(1, self.kept[number].long(), self.tops[number].float())
 
@@ -158,6 +174,8 @@ def _require_book(name: str, logits: Tensor, tape: Tape, classes: Tensor, temper
         logits.ndim == 3 and logits.dtype in (torch.float16, torch.float32) and logits.shape[:2] == shape, name, logits,
         f"float16 or float32 of shape ({shape[0]}, {shape[1]}, K), as the tape has it",
     )  # fmt: skip
+    if len(classes) != len(tape):
+        raise InvalidSetError(f"there are {len(classes)} classes for a tape of {len(tape)} images; expected one each")
     for part in logits:  # epoch by epoch, as they may be more than the memory holds
         require_finite(name, part)
     if not 0 < temperature < float("inf"):
