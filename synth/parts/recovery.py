@@ -1,5 +1,7 @@
 """Recovery: images whose pixels a committee shapes, slot by slot."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -27,12 +29,13 @@ def recover(
         teachers: the networks that committees name.
         committees: of each slot, indices of teachers.
         weights: of each slot's voters.
-        recipe: the optimisation.
+        recipe: the optimisation; images that must not be mirrored (``spec.mirror``) are not.
         spec: of the data set.
         seed: of what networks see.
         run: recovery is some stages of it.
         label: how the stages' names begin.
     """
+    recipe = replace(recipe, mirror=recipe.mirror and spec.mirror)
     slots, num_classes = begin.shape[:2]
     mean, std = (torch.tensor(part, device=begin.device) for part in (spec.mean, spec.std))
     images = torch.empty(begin.shape, dtype=torch.uint8)

@@ -210,3 +210,12 @@ def test_the_loss_of_every_slot_falls_by_a_third(task: Task, tmp_path: Path, alp
             for shown in (noise[slot], images[slot].float() / 255)
         )  # fmt: skip
         assert after < 0.7 * before
+
+
+def test_images_that_must_not_be_mirrored_are_not(tmp_path: Path) -> None:
+    upright = replace(SPEC, mirror=False)
+    asked = make(begin(), nets(), tmp_path / "asked", spec=upright)
+    assert asked.equal(
+        make(begin(), nets(), tmp_path / "not asked", spec=upright, recipe=replace(RECIPE, mirror=False))
+    )
+    assert not asked.equal(make(begin(), nets(), tmp_path / "photographs"))
