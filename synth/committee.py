@@ -109,7 +109,12 @@ class CommitteeVoting:
         return scale if scale != "published" or dataset in PUBLISHED else "published-cifar10"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
-        """Returns the recovered images, uint8, and labels of a tape over them."""
+        """Returns the recovered images, uint8, and labels of a tape over them.
+
+        Raises:
+            ConfigError: if a class has too few images, or as many logits are to be kept as there are classes.
+        """
+        self.tape.check(task.images.spec)  # networks and recovery take minutes: only once the labels are possible
         teachers = obtain_teachers(self.teachers if self.schedule != "single" else self.teachers.only_first(), task)
         priors, prior_seconds = self._priors(task)
         committees = draw_committees(

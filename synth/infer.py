@@ -100,6 +100,8 @@ class Infer:
             ConfigError: if the budget leaves no base batch (ipc 1 for every published setting).
         """
         base_count = self.base_images_per_class(task)
+        if self.tape is not None:
+            self.tape.check(task.images.spec)
         picked = sample_per_class(task.images.labels, base_count, task.images.spec.num_classes, task.seed)  # (K, C)
         teachers = obtain_teachers(self.teachers, task)  # they take minutes: only once the task is known to be possible
         base = task.images.images[picked]  # (K, C, channels, H, W) uint8

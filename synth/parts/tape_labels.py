@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError
 from dd_bench.learn.tape import TapeRecipe, draw_tape
 from dd_bench.learn.tape_training import TapeTraining
@@ -64,6 +65,11 @@ class TapePlan:
         kept = f", top {self.top}" if self.top else ""
         return f"{who}, {self.statistics} statistics, {self.recipe.epochs} epochs{kept}"
 
+    def check(self, spec: DatasetSpec) -> None:
+        """Raises ConfigError if as many logits or more are to be kept than ``spec`` has classes."""
+        if self.top >= spec.num_classes:
+            raise ConfigError(f"top is {self.top} of {spec.num_classes} classes; expected fewer, or 0 to keep all")
+
     def by(self, teachers: TeacherPlan) -> tuple[TeacherPlan, "TapePlan"]:
         """Returns who labels, and the plan as it is for them; equal labels have one plan, whoever asks for them."""
         if self.labeller == "committee":
@@ -91,8 +97,7 @@ def label_by_tape(
         ConfigError: if as many logits or more are to be kept than there are classes.
     """
     spec = task.images.spec
-    if plan.top >= spec.num_classes:
-        raise ConfigError(f"top is {plan.top} of {spec.num_classes} classes; expected fewer, or 0 to keep all")
+    plan.check(spec)
     labellers, plan = plan.by(teachers)
     networks = obtain_teachers(labellers, task)
     weights = [1 / len(networks)] * len(networks)

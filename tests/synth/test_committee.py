@@ -575,6 +575,7 @@ def test_rejects_graphs(cvdd: CVDD, motifs: GraphData, run: Run) -> None:
         cvdd.synthesize(Task(motifs, 1, 0, torch.device("cpu")), run)
 
 
-def test_rejects_labels_that_keep_all(cvdd: CVDD, task: Task, run: Run, measured: list[Any]) -> None:
+def test_rejects_labels_that_keep_all(cvdd: CVDD, task: Task, run: Run, own_home: Path) -> None:
     with pytest.raises(ConfigError, match=r"^top is 3 of 3 classes; expected fewer, or 0 to keep all$"):
         replace(cvdd, tape=replace(cvdd.tape, top=3)).synthesize(task, run)
+    assert not (own_home / "teachers").exists(), "before any work"
