@@ -1,4 +1,4 @@
-"""The losses students and teachers minimise, as pure functions: means over the batch, in nats.
+"""The losses students and teachers minimise, as pure functions: means over the batch, of classes in nats.
 
 One table of letters: N images, K classes, z logits of the student (N, K), p target probabilities, T a temperature.
 """
@@ -41,3 +41,16 @@ def distillation(logits: Tensor, target_logits: Tensor, temperature: float) -> T
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(target_logits / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def mean_squared_error(outputs: Tensor, values: Tensor) -> Tensor:
+    """Returns the mean over images and outputs of (output - value)².
+
+    Args:
+        outputs: float (N, D), finite.
+        values: float (N, D), finite.
+
+    Returns:
+        A scalar >= 0.
+    """
+    return F.mse_loss(outputs, values)

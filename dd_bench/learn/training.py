@@ -24,7 +24,7 @@ Labeler = Callable[[Tensor], Tensor]  # pixels (n, C, H, W) -> values (n, K)
 
 _CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
-    "schedule": ("cosine", "half"),
+    "schedule": ("cosine", "half", "constant"),
     "augment": ("none", "crop-flip", "dsa"),
     "mix": ("none", "mixup", "cutmix"),
 }
@@ -41,7 +41,8 @@ class TrainingRecipe:
         batch: images a step.
         optimizer: ``sgd``, ``adam`` or ``adamw`` (decay on all parameters).
         lr: learning rate at the start.
-        schedule: ``cosine`` to zero, or ``half``: a tenth from the middle on. With ``epochs`` it moves once an epoch.
+        schedule: ``cosine`` to zero, ``half``: a tenth from the middle on, or ``constant``. With ``epochs`` it moves
+            once an epoch.
         momentum: of SGD.
         nesterov: whether SGD's momentum looks ahead.
         weight_decay: L2 for SGD and Adam, decoupled for AdamW.
@@ -62,7 +63,7 @@ class TrainingRecipe:
     batch: int = 128
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
-    schedule: Literal["cosine", "half"] = "cosine"
+    schedule: Literal["cosine", "half", "constant"] = "cosine"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -98,6 +99,8 @@ class TrainingRecipe:
 
     def lr_factor(self, step: int, images: int) -> float:
         """Returns what ``lr`` is multiplied with in ``step`` (from 0)."""
+        if self.schedule == "constant":
+            return 1.0
         if self.epochs:
             done, total = step // len(batch_bounds(images, self.batch)), self.epochs
         else:

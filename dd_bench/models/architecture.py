@@ -174,6 +174,10 @@ def _convnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Featu
     return convnet.convnet_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
 
 
+def _pyramid(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
+    return convnet.pyramid_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
+
+
 def _resnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
     return resnet.resnet_features(spec, depth=depth, factor=architecture.factor)
 
@@ -193,6 +197,14 @@ FAMILIES: dict[str, Family | GraphFamily] = {
             partial(_convnet, depth),
         )
         for depth in range(1, convnet.MAX_DEPTH + 1)
+    },
+    **{
+        f"pyramid{depth}": Family(
+            f"ConvNet with {depth} blocks whose width doubles up to 512 (KRR-ST)",
+            convnet.PYRAMID_NORMS,
+            partial(_pyramid, depth),
+        )
+        for depth in range(2, convnet.MAX_DEPTH + 1)
     },
     **{
         f"resnet{depth}": Family(f"ResNet-{depth}; 3x3 stem up to 64 pixels, 7x7 above", (), partial(_resnet, depth))

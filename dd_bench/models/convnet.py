@@ -17,7 +17,12 @@ but learns slowly. For 8x8 images take ``convnet2``, or BatchNorm.
 
 ConvNet-3 with instance normalisation has 320,010 parameters on CIFAR-10: 3,584 + 2 x 147,584 in the convolutions,
 3 x 256 in the norms, 20,490 in the head.
+
+The pyramid is the ConvNet of KRR-ST (arXiv 2310.06511; ``models/convnet.py`` in db-Lee/selfsup_dd at 4beb4b1): the same
+blocks, whose widths double up to 512, with BatchNorm. For 32x32 images and 512 outputs it has 5.676 million parameters.
 """
+
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -26,42 +31,55 @@ from dd_bench.errors import ConfigError
 from dd_bench.models.classifier import Features
 
 WIDTH = 128
+TOP_WIDTH = 512
 MAX_DEPTH = 5
 NORMS = ("instance", "batch", "none")
+PYRAMID_NORMS = ("batch", "instance", "none")
 
 
 def convnet_features(spec: DatasetSpec, *, depth: int, norm: str, factor: float) -> Features:
-    """Returns ConvNet-``depth`` without its head, for images (N, C, H, W).
+    """Returns ConvNet-``depth``, all blocks of width 128, without its head, for images (N, C, H, W).
 
     Args:
         spec: gives C, H, W; each side, once 28 is padded to 32, must be at least 2 ** depth. Odd rows and columns fall
             to the pooling's floor.
         depth: number of blocks.
         norm: one of ``NORMS``.
-        factor: multiplies the width of 128; at least one channel remains.
+        factor: multiplies the width; at least one channel remains.
 
     Raises:
         ConfigError: if the image is too small to be halved ``depth`` times.
     """
+    return _blocks("convnet", spec, [WIDTH] * depth, norm, factor)
+
+
+def pyramid_features(spec: DatasetSpec, *, depth: int, norm: str, factor: float) -> Features:
+    """Returns the pyramid of ``depth`` blocks, of widths 512 / 2^(depth - 1), …, 256, 512; else as the ConvNet."""
+    return _blocks("pyramid", spec, [TOP_WIDTH >> (depth - 1 - block) for block in range(depth)], norm, factor)
+
+
+def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, factor: float) -> Features:
+    depth = len(widths)
     channels, height, width = spec.image_shape
     pad_to_32 = (height, width) == (28, 28)
     if pad_to_32:
         height = width = 32
     if min(height, width) < 2**depth:
         deepest = min(height, width).bit_length() - 1
-        advice = f"choose convnet{deepest} or a shallower one" if deepest else "choose another family"
+        advice = f"choose {family}{deepest} or a shallower one" if deepest else "choose another family"
         raise ConfigError(
-            f"convnet{depth} halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels; "
+            f"{family}{depth} halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels; "
             f"{spec.name} has {height}x{width}: {advice}"
         )
-    filters = max(1, int(WIDTH * factor + 0.5))
     layers: list[nn.Module] = []
-    for block in range(depth):
+    for block, full in enumerate(widths):
+        filters = max(1, int(full * factor + 0.5))
         padding = 3 if pad_to_32 and block == 0 else 1
-        layers += [nn.Conv2d(filters if block else channels, filters, kernel_size=3, padding=padding)]
+        layers += [nn.Conv2d(channels, filters, kernel_size=3, padding=padding)]
         layers += [*_norm_layers(norm, filters), nn.ReLU(), nn.AvgPool2d(2)]
+        channels = filters
     layers.append(nn.Flatten())  # (N, F, H / 2^d, W / 2^d) -> (N, D)
-    return nn.Sequential(*layers), filters * (height >> depth) * (width >> depth)
+    return nn.Sequential(*layers), channels * (height >> depth) * (width >> depth)
 
 
 def usual_depth(spec: DatasetSpec) -> int:
