@@ -92,15 +92,19 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _make_digits(_folder: Path) -> dict[str, Tensor]:
-    """Returns digits from scikit-learn's copy, grey levels 0 to 16 spread over 0 to 255."""
+def _make_digits(first: int, last: int, _folder: Path) -> dict[str, Tensor]:
+    """Returns the digits ``first`` to ``last`` from scikit-learn's copy, grey levels 0 to 16 spread over 0 to 255.
+
+    An image is for testing in each of these data sets or in none. Labels count from 0.
+    """
     levels, labels, test = read_digits()
     images = torch.from_numpy(np.rint(levels * (255 / 16)).astype(np.uint8))[:, None]  # (N, 1, 8, 8)
+    asked = (labels >= first) & (labels <= last)
     return {
-        "train_images": images[~test],
-        "train_labels": labels[~test],
-        "test_images": images[test],
-        "test_labels": labels[test],
+        "train_images": images[asked & ~test],
+        "train_labels": labels[asked & ~test] - first,
+        "test_images": images[asked & test],
+        "test_labels": labels[asked & test] - first,
     }
 
 
@@ -149,7 +153,9 @@ def _bounded_silence() -> Iterator[None]:
 
 
 _MAKERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    "digits": _make_digits,
+    "digits": partial(_make_digits, 0, 9),
+    "digits-low": partial(_make_digits, 0, 4),
+    "digits-high": partial(_make_digits, 5, 9),
     "cifar10": partial(_make_cifar, "CIFAR10"),
     "cifar100": partial(_make_cifar, "CIFAR100"),
     **dict.fromkeys(GRAPH_SPECS, _make_graphs),
