@@ -8,6 +8,7 @@ from dd_bench.sets import SyntheticSet
 _PARTS = {
     **{"pixels": "images", "base": "images", "scales": "offsets"},
     **dict.fromkeys(("logits", "tops", "kept", "rest"), "labels"),
+    **dict.fromkeys(("values", "center"), "targets"),
     **dict.fromkeys(("nodes", "links", "link_labels", "node_counts", "link_counts"), "graphs"),
     **dict.fromkeys(("features", "degrees", "levels", "trunks", "fans", "children"), "trees"),
     **dict.fromkeys(("bonds", "repeats", "bond_labels"), "trees"),
@@ -20,9 +21,9 @@ def ledger(synthetic: SyntheticSet, tensors_bytes: int) -> dict[str, int]:
 
     Parts are ``images`` (pixels, base images), ``offsets`` (with their scales), ``pairs`` (which offset goes with which
     image), ``graphs``, ``trees`` (the DAG of subtrees), ``tree sets`` (which trees), ``weights`` (of tree sets),
-    ``labels`` (logits), ``tape`` (the augmentation that they belong to), ``classes``, and ``container``: the header and
-    its padding. A set has only the parts of its kinds. Labels are counted however small, and images at full size:
-    nothing here is compressed.
+    ``labels`` (logits), ``tape`` (the augmentation that they belong to), ``targets`` (features and their centre),
+    ``classes``, and ``container``: the header and its padding. A set has only the parts of its kinds. Labels are
+    counted however small, and images at full size: nothing here is compressed.
 
     Raises:
         InvalidSetError: if the tensors alone are larger than the file.

@@ -1,9 +1,9 @@
 """The card of a set: a contact sheet to see at a glance what was distilled.
 
-One row a class, at most 20 rows of 10 images, enlarged pixel by pixel. Pixels outside [0, 1] are shown clipped, unless
-there are many of them: then every image is shown from 2.5 deviations below its mean to 2.5 above, as is usual for
-trajectory matching, whose images grow because networks with instance normalisation do not mind. A set of bases and
-offsets has a last row of offsets, with zero in mid-gray.
+One row a class, at most 20 rows of 10 images, enlarged pixel by pixel; images without classes follow one another.
+Pixels outside [0, 1] are shown clipped, unless there are many of them: then every image is shown from 2.5 deviations
+below its mean to 2.5 above, as is usual for trajectory matching, whose images grow because networks with instance
+normalisation do not mind. A set of bases and offsets has a last row of offsets, with zero in mid-gray.
 """
 
 import io
@@ -21,7 +21,7 @@ from dd_bench.files import human_bytes, slug
 from dd_bench.graph_card import draw_graph_set
 from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.sets import Compensated, Images, SyntheticSet
-from dd_bench.targets import SoftLabels, Targets
+from dd_bench.targets import Features, Labels, SoftLabels, Targets
 
 ROWS, COLUMNS = 20, 10
 _SIDE, _LARGEST = 100, 128  # pixels of a tile: about, and never more than
@@ -43,13 +43,27 @@ class _Row:
 def render_card(synthetic: SyntheticSet, ledger: Mapping[str, int]) -> bytes:
     """Returns the card of a set as the bytes of a PNG file; ``ledger`` is the set's (see ``budget``)."""
     payload = synthetic.payload
+    targets = synthetic.targets
     if isinstance(payload, (Graphs, Trees)):
-        return draw_graph_set(payload, synthetic.targets.classes, _graph_heading(synthetic, payload, ledger))
-    classes = sorted(set(synthetic.targets.classes.tolist()))
-    rows = [_class_row(payload, synthetic.targets, label) for label in classes[:ROWS]]
+        assert not isinstance(targets, Features)  # see ``SyntheticSet``
+        return draw_graph_set(payload, targets.classes, _graph_heading(synthetic, payload, ledger))
+    if isinstance(targets, Features):
+        shown = min(len(payload), ROWS * COLUMNS)
+        rows = [
+            _row(payload, torch.arange(start, min(start + COLUMNS, shown)), str(start))
+            for start in range(0, shown, COLUMNS)
+        ]
+        described = [f"{shown} of {len(payload)} images" if shown < len(payload) else f"{shown} images"]
+        described.append(f"without classes, {targets.values.shape[1]} features each")
+    else:
+        classes = sorted(set(targets.classes.tolist()))
+        rows = [_class_row(payload, targets, label) for label in classes[:ROWS]]
+        described = _described(targets, classes)
     if isinstance(payload, Compensated):
         rows.append(_offset_row(payload))
-    return _draw(_heading(synthetic, ledger, classes), rows)
+    return _draw(
+        [*_origin(synthetic, ledger), " · ".join([*described, *_stretched(payload), *_captioned(targets)])], rows
+    )
 
 
 def _graph_heading(synthetic: SyntheticSet, payload: Graphs | Trees, ledger: Mapping[str, int]) -> list[str]:
@@ -61,13 +75,17 @@ def _graph_heading(synthetic: SyntheticSet, payload: Graphs | Trees, ledger: Map
     return [*_origin(synthetic, ledger), f"{shown} · one colour a node label"]
 
 
-def _class_row(payload: Images | Compensated, targets: Targets, label: int) -> _Row:
+def _class_row(payload: Images | Compensated, targets: Labels, label: int) -> _Row:
     index = _spread(torch.nonzero(targets.classes == label).flatten())
+    return replace(_row(payload, index, str(label)), captions=_entropies(targets, index))
+
+
+def _row(payload: Images | Compensated, index: Tensor, label: str) -> _Row:
     images = _pick(payload, index).decode().cpu()
     if _is_wide(payload):
         deviations, means = torch.std_mean(images, dim=(1, 2, 3), keepdim=True)
         images = 0.5 + (images - means) / (2 * _REACH * deviations).clamp_min(1e-12)
-    return _Row(str(label), [_tile(image) for image in images], _entropies(targets, index))
+    return _Row(label, [_tile(image) for image in images], [])
 
 
 def _is_wide(payload: Images | Compensated) -> bool:
@@ -85,21 +103,26 @@ def _offset_row(payload: Compensated) -> _Row:
     return _Row(f"offsets\n±{reach:.2g}", [_tile(0.5 + offset / (2 * reach)) for offset in offsets], [])
 
 
-def _heading(synthetic: SyntheticSet, ledger: Mapping[str, int], classes: list[int]) -> list[str]:
-    targets = synthetic.targets
+def _described(targets: Labels, classes: list[int]) -> list[str]:
+    """Returns how many images there are, and of how many only some are shown."""
     most = int(targets.classes.bincount().max())
-    shown = [f"{len(synthetic)} images"]
+    shown = [f"{len(targets)} images"]
     shown += [f"{COLUMNS} of up to {most} a class"] if most > COLUMNS else []
-    shown += [f"{ROWS} of {len(classes)} classes"] if len(classes) > ROWS else []
-    if isinstance(synthetic.payload, Images) and _is_wide(synthetic.payload):
-        low, high = synthetic.payload.pixels.aminmax()
-        shown.append(f"pixels from {low:.2g} to {high:.2g}, each image stretched to its mean ± {_REACH} deviations")
-    if isinstance(targets, SoftLabels):
-        shown.append(
-            f"below each: entropy of its label in nats (softmax at temperature 1), "
-            f"at most {math.log(targets.logits.shape[1]):.2f}"
-        )
-    return [*_origin(synthetic, ledger), " · ".join(shown)]
+    return shown + ([f"{ROWS} of {len(classes)} classes"] if len(classes) > ROWS else [])
+
+
+def _stretched(payload: Images | Compensated) -> list[str]:
+    if not isinstance(payload, Images) or not _is_wide(payload):
+        return []
+    low, high = payload.pixels.aminmax()
+    return [f"pixels from {low:.2g} to {high:.2g}, each image stretched to its mean ± {_REACH} deviations"]
+
+
+def _captioned(targets: Targets) -> list[str]:
+    if not isinstance(targets, SoftLabels):
+        return []
+    most = math.log(targets.logits.shape[1])
+    return [f"below each: entropy of its label in nats (softmax at temperature 1), at most {most:.2f}"]
 
 
 def _origin(synthetic: SyntheticSet, ledger: Mapping[str, int]) -> list[str]:
@@ -175,7 +198,7 @@ def _spread(index: Tensor) -> Tensor:
     return index if count <= COLUMNS else index[torch.arange(COLUMNS, device=index.device) * count // COLUMNS]
 
 
-def _entropies(targets: Targets, index: Tensor) -> list[str]:
+def _entropies(targets: Labels, index: Tensor) -> list[str]:
     if not isinstance(targets, SoftLabels):
         return []
     log_p = F.log_softmax(targets.logits[index].float(), dim=1)

@@ -5,7 +5,7 @@ The tensors are stored as they are; the shape of the tree around them goes, as J
 
 import json
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +18,20 @@ from dd_bench.files import write_atomic
 Tree: TypeAlias = "Tensor | bool | int | float | str | list[Tree] | tuple[Tree, ...] | dict[Any, Tree] | None"
 
 
+class Stateful(Protocol):
+    """What a stage needs to go on: torch's own pair of methods."""
+
+    def state_dict(self) -> dict[Any, Tree]: ...  # noqa: D102
+    def load_state_dict(self, tree: dict[Any, Tree]) -> None: ...  # noqa: D102
+
+
 class State:
-    """Named parts of a training state as one: modules, optimizers, generators and plain tensors.
+    """Named parts of a training state as one: modules, optimizers, generators, plain tensors, and what is like them.
 
     ``load_state_dict`` fills the very same objects: tensors are copied into, generators are set.
     """
 
-    def __init__(self, **parts: nn.Module | torch.optim.Optimizer | torch.Generator | Tensor) -> None:
+    def __init__(self, **parts: nn.Module | torch.optim.Optimizer | torch.Generator | Tensor | Stateful) -> None:
         self.parts = parts
 
     def state_dict(self) -> dict[Any, Tree]:

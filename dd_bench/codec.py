@@ -22,7 +22,7 @@ from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.manifest import CURE, TENSORS, Part
 from dd_bench.sets import Compensated, Images, Payload, SyntheticSet
 from dd_bench.tapes import Tape
-from dd_bench.targets import HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
+from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ TARGETS: Final[Mapping[str, Kind]] = {
     "hard": Kind(HardLabels, _CLASSES),
     "soft": Kind(SoftLabels, _CLASSES),
     "taped": Kind(TapedLabels, _CLASSES, _TAPE),
+    "features": Kind(Features),
     "taped-top": Kind(ThinLabels, _CLASSES | {"kept": torch.int16}, _TAPE),
 }
 

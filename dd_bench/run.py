@@ -10,24 +10,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dd_bench import interruption
-from dd_bench.checkpoint import Tree, load_tree, save_tree
+from dd_bench.checkpoint import Stateful, load_tree, save_tree
 from dd_bench.errors import DDBenchError, InterruptedRunError, NonFiniteError
 from dd_bench.files import slug, write_atomic
 from dd_bench.mirror import Mirror
 from dd_bench.progress import Progress
-
-
-class Stateful(Protocol):
-    """What a stage needs to go on: torch's own pair of methods."""
-
-    def state_dict(self) -> dict[Any, Tree]: ...  # noqa: D102
-    def load_state_dict(self, tree: dict[Any, Tree]) -> None: ...  # noqa: D102
 
 
 class Run:

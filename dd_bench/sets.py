@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dd_bench.errors import InvalidSetError
 from dd_bench.graph_sets import Graphs, Trees
-from dd_bench.targets import LabelKind, TapedLabels, Targets, ThinLabels, require, require_finite
+from dd_bench.targets import Features, LabelKind, TapedLabels, Targets, ThinLabels, require, require_finite
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,12 @@ class SyntheticSet:
     suggested_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if len(self.payload) != self.targets.classes.shape[0]:
+        if len(self.payload) != len(self.targets):
             raise InvalidSetError(
-                f"set has {self.targets.classes.shape[0]} targets for {len(self.payload)} images; expected one each"
+                f"set has {len(self.targets)} targets for {len(self.payload)} images; expected one each"
             )
+        if isinstance(self.targets, Features) and not isinstance(self.payload, Images | Compensated):
+            raise InvalidSetError("features are of images, but the set holds graphs; expected hard labels for them")
         if isinstance(self.targets, TapedLabels | ThinLabels):
             if not isinstance(self.payload, Images | Compensated):
                 raise InvalidSetError("a tape is of images, but the set holds graphs; expected hard labels for them")

@@ -1,7 +1,7 @@
-"""What a synthetic set teaches: a class, a teacher's logits, or logits for every view that a tape shows.
+"""What a synthetic set teaches: a class, a teacher's logits, logits for every view that a tape shows, or features.
 
-Letters in shapes: N images, K classes, E epochs. Every kind checks itself when it is made, so nothing unsound is stored
-or read.
+Letters in shapes: N images, K classes, E epochs, D features. Every kind checks itself when it is made, so nothing
+unsound is stored or read.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,9 @@ class HardLabels:
 
     def __post_init__(self) -> None:
         _require_classes(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class SoftLabels:
         if not 0 < self.temperature < float("inf"):
             raise InvalidSetError(f"temperature is {self.temperature}; expected a positive number")
 
+    def __len__(self) -> int:
+        return len(self.classes)
+
 
 @dataclass(frozen=True)
 class TapedLabels:
@@ -80,6 +86,9 @@ class TapedLabels:
                 f"logits have {self.logits.shape[2]} columns beside classes up to {int(self.classes.max())}; "
                 "expected one column a class"
             )
+
+    def __len__(self) -> int:
+        return len(self.classes)
 
     def epoch(self, number: int, num_classes: int) -> Tensor:
         """Returns the logits of epoch ``number`` by position, float32 (N, K).
@@ -129,6 +138,9 @@ class ThinLabels:
             if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
                 raise InvalidSetError("kept holds a class twice for one view; expected different classes")
 
+    def __len__(self) -> int:
+        return len(self.classes)
+
     @classmethod
     def of(cls, labels: TapedLabels, count: int) -> "ThinLabels":
         """Returns the ``count`` largest logits of each row of ``labels``, 1 <= count < K."""
@@ -155,8 +167,42 @@ class ThinLabels:
         return full.scatter_(1, self.kept[number].long(), self.tops[number].float())
 
 
-Targets = HardLabels | SoftLabels | TapedLabels | ThinLabels
-LabelKind = Literal["hard", "soft", "taped"]
+@dataclass(frozen=True)
+class Features:
+    """Points in the feature space of a network that was trained without labels; no image has a class.
+
+    Attributes:
+        values: (N, D) float16 or float32, centred and scaled: the network's own units are ``values * scale + center``.
+        center: (D,) float32, the mean of the network's features over the real training images.
+        scale: the deviation of all their entries from it, > 0.
+    """
+
+    values: Tensor
+    center: Tensor
+    scale: float
+    kind: ClassVar[Literal["features"]] = "features"
+
+    def __post_init__(self) -> None:
+        require(
+            self.values.ndim == 2 and self.values.dtype in (torch.float16, torch.float32), "values", self.values,
+            "float16 or float32 of shape (N, D)",
+        )  # fmt: skip
+        require(
+            self.center.shape == self.values.shape[1:] and self.center.dtype == torch.float32, "center", self.center,
+            f"float32 of shape ({self.values.shape[1]},)",
+        )  # fmt: skip
+        require_finite("values", self.values)
+        require_finite("center", self.center)
+        if not 0 < self.scale < float("inf"):
+            raise InvalidSetError(f"scale is {self.scale}; expected a positive number")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+Labels = HardLabels | SoftLabels | TapedLabels | ThinLabels
+Targets = Labels | Features
+LabelKind = Literal["hard", "soft", "taped", "features"]
 
 
 def require(holds: bool, name: str, tensor: Tensor, expected: str) -> None:

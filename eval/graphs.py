@@ -20,7 +20,7 @@ from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.graphs import GraphBatch, plan_graphs
 from dd_bench.models import Architecture, GraphFamily
 from dd_bench.models.architecture import FAMILIES
-from dd_bench.targets import Targets
+from dd_bench.targets import Labels
 from eval.candidates import Course, FullBatch, Lesson, Minibatches, choose_untrained, train_candidates
 from eval.cells import SetFacts
 from eval.judging import Bench, Outcome, baseline_facts
@@ -50,7 +50,7 @@ class GraphSubject:
     untrained: bool = False
 
     @classmethod
-    def of(cls, facts: SetFacts, payload: Trees | Graphs, targets: Targets, data: Any) -> Self:
+    def of(cls, facts: SetFacts, payload: Trees | Graphs, targets: Labels, data: Any) -> Self:
         """Returns a stored payload as a subject; ``data`` is the data set it was made from.
 
         Raises:
@@ -62,6 +62,11 @@ class GraphSubject:
         material = payload.decode() if isinstance(payload, Graphs) else payload
         _check_labels(facts, material, targets.classes, data.spec)
         return cls(facts, material, targets.classes, data)
+
+    @property
+    def judged_on(self) -> tuple[str, str]:
+        """Name and fingerprint of the data set whose test split judges: its own."""
+        return self.facts.dataset, self.facts.fingerprint
 
     def check(self, protocol: AnyProtocol) -> None:
         """Raises ConfigError if the protocol is for images."""
@@ -116,6 +121,11 @@ class CountSubject:
     facts: SetFacts
     features: Callable[[GraphBatch], Tensor]
     data: "GraphData"
+
+    @property
+    def judged_on(self) -> tuple[str, str]:
+        """Name and fingerprint of the data set whose test split judges: its own."""
+        return self.facts.dataset, self.facts.fingerprint
 
     def check(self, protocol: AnyProtocol) -> None:
         """Raises ConfigError if the protocol is for images."""

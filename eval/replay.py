@@ -13,7 +13,7 @@ from dd_bench.learn.tape_training import TapeTraining, fit_tape
 from dd_bench.learn.training import Objective, batch_bounds
 from dd_bench.seeding import derive_seed
 from dd_bench.tapes import Tape
-from dd_bench.targets import HardLabels, TapedLabels, Targets, ThinLabels
+from dd_bench.targets import HardLabels, Labels, TapedLabels, ThinLabels
 from eval.judging import Bench
 from eval.protocols import TapeProtocol
 
@@ -28,7 +28,7 @@ class Replay:
 
 
 def train_by_tape(
-    model: nn.Module, images: Tensor, targets: Targets, protocol: TapeProtocol, bench: Bench, *, all_data: bool
+    model: nn.Module, images: Tensor, targets: Labels, protocol: TapeProtocol, bench: Bench, *, all_data: bool
 ) -> int:
     """Trains a fresh network under ``protocol``, in place, and returns its steps.
 
@@ -52,7 +52,7 @@ def train_by_tape(
 
 
 def replay_of(
-    targets: Targets, protocol: TapeProtocol, training: TapeTraining, count: int, spec: DatasetSpec, *, seed: int
+    targets: Labels, protocol: TapeProtocol, training: TapeTraining, count: int, spec: DatasetSpec, *, seed: int
 ) -> Replay:
     """Returns the tape of a set of ``count`` images, or one drawn from ``seed``, with lessons and loss.
 

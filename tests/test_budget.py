@@ -6,7 +6,7 @@ import torch
 from dd_bench.budget import ledger
 from dd_bench.errors import InvalidSetError
 from dd_bench.sets import Compensated, Images, Payload, Provenance, SyntheticSet
-from dd_bench.targets import HardLabels, SoftLabels, Targets
+from dd_bench.targets import Features, HardLabels, SoftLabels, Targets
 from tests.conftest import tensors_file
 
 ORIGIN = Provenance(
@@ -64,6 +64,16 @@ def test_plain_images() -> None:
     assert {**parts, "container": 0} == {"images": 10 * 64 * 4, "classes": 10, "container": 0}
     parts = ledger_of(Images(torch.zeros(10, 1, 8, 8, dtype=torch.uint8)), HardLabels(torch.arange(10)))
     assert parts["images"] == 640
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 4), (torch.float16, 2)])
+def test_features_are_targets(dtype: torch.dtype, width: int) -> None:
+    """With their centre; the deviation is a number of the manifest."""
+    features = Features(torch.zeros(10, 7, dtype=dtype), torch.zeros(7), 2.0)
+    parts = ledger_of(Images(torch.zeros(10, 1, 8, 8)), features)
+    container = parts.pop("container")
+    assert 8 < container < 600
+    assert parts == {"images": 10 * 64 * 4, "targets": 10 * 7 * width + 7 * 4}
 
 
 @pytest.mark.parametrize(

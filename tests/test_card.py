@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dd_bench import card
 from dd_bench.card import render_card
 from dd_bench.sets import Compensated, Images, Payload, Provenance, SyntheticSet
-from dd_bench.targets import HardLabels, SoftLabels, Targets
+from dd_bench.targets import Features, HardLabels, SoftLabels, Targets
 
 ORIGIN = Provenance(
     method="sre2l++", preset="p", config={}, dataset="imagefolder:/a $b_ü", fingerprint="f", ipc=1, seed=0, recipe="ab"
@@ -124,6 +124,75 @@ def test_offsets_are_shown_around_gray() -> None:
     assert (tile(pixels, 0, 1, side=100, caption=True) == 51).all()  # 100 steps of 0.002 over a black base
     nothing = replace(payload, offsets=torch.zeros_like(payload.offsets))
     assert (sheet(nothing, soft)[bottom : bottom + 100, lefts[0] : lefts[0] + 100] == 128).all()
+
+
+def features(count: int) -> Features:
+    return Features(torch.zeros(count, 5), torch.zeros(5), 1.0)
+
+
+def test_images_without_classes_follow_one_another() -> None:
+    """In the order of the set, ten a row."""
+    shades = torch.arange(0, 230, 10)
+    image = shades[:, None, None, None].expand(-1, 1, 2, 2).to(torch.uint8)
+    pixels = sheet(Images(image), features(23))
+    assert pixels.shape[0] == card._TOP + 3 * (100 + card._GAP) + card._GAP  # and no line of captions
+    shown = [np.unique(tile(pixels, place // 10, place % 10, side=100)).tolist() for place in range(23)]
+    assert shown == [[shade] for shade in shades.tolist()]
+    assert (tile(pixels, 2, 3, side=100) == 255).all()
+
+
+def test_large_sets_without_classes_show_the_first_two_hundred() -> None:
+    image = torch.arange(205)[:, None, None, None].expand(-1, 1, 2, 2).to(torch.uint8)
+    pixels = sheet(Images(image), features(205))
+    assert pixels.shape[0] == card._TOP + 20 * (100 + card._GAP) + card._GAP
+    assert [int(tile(pixels, row, 9, side=100).max()) for row in range(20)] == list(range(9, 200, 10))
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "described"),
+    [
+        (3, ["0"], "3 images · without classes, 5 features each"),
+        (10, ["0"], "10 images · without"),
+        (11, ["0", "10"], "11 images · without"),
+        (200, [str(start) for start in range(0, 200, 10)], "200 images · without"),
+        (201, [str(start) for start in range(0, 200, 10)], "200 of 201 images · without classes, 5 features each"),
+    ],
+)
+def test_rows_without_classes_are_numbered(
+    count: int, labels: list[str], described: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[card._Row] = []
+
+    def draw(heading: list[str], rows: list[card._Row]) -> bytes:
+        drawn.extend(rows)
+        return "\n".join(heading).encode()
+
+    monkeypatch.setattr(card, "_draw", draw)
+    synthetic = SyntheticSet(Images(torch.zeros(count, 1, 2, 2)), features(count), ORIGIN, "hard")
+    heading = render_card(synthetic, {"images": 48_000, "targets": 7}).decode().splitlines()
+    assert [row.label for row in drawn] == labels
+    assert sum(len(row.tiles) for row in drawn) == min(count, 200)
+    assert not any(row.captions for row in drawn)
+    assert len(heading) == 3
+    assert heading[2].startswith(described)
+    assert "entropy" not in heading[2]
+
+
+def test_images_without_classes_may_have_grown_or_have_offsets() -> None:
+    half = torch.tensor([-1.0, 1.0, 1.0, -1.0]).expand(3, 4, 4)
+    stretched = sheet(Images(50 * torch.stack([half, 3 * half - 2])), features(2))
+    found = [np.unique(tile(stretched, 0, column, side=100)).tolist() for column in range(2)]
+    assert found[0] == pytest.approx(found[1], abs=1)  # each about its own mean
+    assert len(found[0]) == 2
+    payload = Compensated(
+        base=torch.full((1, 1, 2, 2), 51, dtype=torch.uint8),
+        offsets=torch.full((1, 1, 2, 2), 100, dtype=torch.int8),
+        scales=torch.tensor([0.002]),
+        pairs=torch.tensor([[0, -1], [0, 0]], dtype=torch.int32),
+    )
+    pixels = sheet(payload, features(2))
+    assert [np.unique(tile(pixels, 0, column, side=100)).tolist() for column in range(2)] == [[51], [102]]
+    assert (tile(pixels, 1, 0, side=100) == 255).all()  # the row of offsets
 
 
 def test_cards_repeat() -> None:

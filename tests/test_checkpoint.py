@@ -177,6 +177,48 @@ def test_state_fills_the_same_objects() -> None:
     assert list(state.state_dict()) == ["leaf", "model", "view"]
 
 
+class Counter:
+    """Not torch's, but with its pair of methods: parts of many kinds, and one of them inside another."""
+
+    def __init__(self) -> None:
+        self.ages, self.loaded = [0, 0], 0
+        self.network = nn.Linear(2, 1)
+        self.inner = State(draws=generator(len(self.ages)), seen=torch.zeros(2))
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {"ages": self.ages, "network": {0: self.network.state_dict()}, "inner": self.inner.state_dict()}
+
+    def load_state_dict(self, tree: dict[Any, Any]) -> None:
+        self.ages, self.loaded = list(tree["ages"]), self.loaded + 1
+        self.network.load_state_dict(tree["network"][0])
+        self.inner.load_state_dict(tree["inner"])
+
+
+def test_any_part_with_a_state_goes_on(tmp_path: Path) -> None:
+    """Beside torch's own parts, through a file, with keys that are numbers."""
+    one, other = Counter(), Counter()
+    leaf, twin = torch.ones(3), torch.zeros(3)
+    one.ages[1] = 7
+    draws: Any = one.inner.parts["draws"]
+    torch.rand(3, generator=draws)
+    tree = State(leaf=leaf, counter=one, nested=State(leaf=leaf)).state_dict()
+    restored = round_trip(tree, tmp_path)
+    assert same(tree, restored)
+    State(leaf=twin, counter=other, nested=State(leaf=torch.zeros(3))).load_state_dict(restored)
+    assert (other.ages, other.loaded) == ([0, 7], 1)
+    assert twin.equal(leaf)
+    assert same(dict(one.network.state_dict()), dict(other.network.state_dict()))
+    theirs: Any = other.inner.parts["draws"]
+    assert torch.rand(5, generator=draws).equal(torch.rand(5, generator=theirs))
+
+
+def test_a_part_may_refuse_what_is_not_its_state() -> None:
+    with pytest.raises(KeyError, match="ages"):
+        State(counter=Counter()).load_state_dict({"counter": {}})
+    with pytest.raises(ValueError, match="found the parts counter; expected pool"):
+        State(pool=Counter()).load_state_dict({"counter": Counter().state_dict()})
+
+
 @pytest.mark.parametrize(
     ("saved", "match"),
     [

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from dd_bench.errors import InvalidSetError
+from dd_bench.graph_sets import Graphs
 from dd_bench.seeding import generator
 from dd_bench.sets import Compensated, Images, Provenance, SyntheticSet, digest_json, recipe_id
-from dd_bench.targets import HardLabels, SoftLabels
+from dd_bench.targets import Features, HardLabels, SoftLabels
+from tests.conftest import draw_motifs
 
 NAN, INF = float("nan"), float("inf")
 
@@ -43,6 +45,12 @@ def test_shapes() -> None:
     assert (len(compensated()), compensated().decode().shape) == (6, (6, 2, 5, 6))
     made = SyntheticSet(images, HardLabels(torch.arange(6)), provenance(), "hard")
     assert len(made) == 6
+
+
+def test_features_stand_beside_images_of_any_kind() -> None:
+    for payload in (Images(torch.rand(6, 3, 8, 7)), compensated()):
+        made = SyntheticSet(payload, Features(torch.zeros(6, 4), torch.zeros(4), 1.0), provenance(), "hard")
+        assert len(made) == 6
 
 
 def test_pixels_are_in_pixel_space() -> None:
@@ -160,6 +168,20 @@ def test_rejects_soft_labels(changes: dict[str, object], found: str) -> None:
 def test_rejects_another_number_of_targets() -> None:
     with pytest.raises(InvalidSetError, match="3 targets for 2 images"):
         SyntheticSet(Images(torch.rand(2, 1, 4, 4)), soft(), provenance(), "hard")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_rejects_another_number_of_features(count: int) -> None:
+    features = Features(torch.zeros(count, 4), torch.zeros(4), 1.0)
+    with pytest.raises(InvalidSetError, match=f"set has {count} targets for 2 images; expected one each"):
+        SyntheticSet(Images(torch.rand(2, 1, 4, 4)), features, provenance(), "hard")
+
+
+def test_rejects_features_of_graphs() -> None:
+    graphs = Graphs.of(draw_motifs(2, 0)[0])
+    features = Features(torch.zeros(len(graphs), 4), torch.zeros(4), 1.0)
+    with pytest.raises(InvalidSetError, match="features are of images, but the set holds graphs; expected hard labels"):
+        SyntheticSet(graphs, features, provenance(), "hard")
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, NAN, INF])

@@ -31,7 +31,7 @@ from dd_bench.seeding import generator
 from dd_bench.sets import Compensated, Control, Images, Payload, Provenance, SyntheticSet, digest_json
 from dd_bench.store import DamagedSet, Store, StoredSet, open_set
 from dd_bench.tapes import Tape
-from dd_bench.targets import HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
+from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
 from tests.conftest import draw_motifs, tensors_file
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -74,6 +74,8 @@ TARGETS: dict[str, Targets] = {
     "soft half": SoftLabels(LOGITS.half(), CLASSES, 0.1),
     "taped": BOOK,
     "taped-top": ThinLabels.of(BOOK, 2),
+    "features": Features(LOGITS, torch.tensor([0.5, -3.0, 1e-9]), 1 / 3),
+    "features half": Features(LOGITS.half(), torch.zeros(3), 2.0),
 }
 
 
@@ -123,6 +125,10 @@ def hidden(store: Store) -> list[str]:
 def test_round_trip(store: Store, payload: str, targets: str, rate: float | None) -> None:
     if "taped" in targets and payload in ("graphs", "trees"):
         with pytest.raises(InvalidSetError, match="a tape is of images, but the set holds graphs"):
+            make(payload, targets, rate)
+        return
+    if "features" in targets and payload in ("graphs", "trees"):
+        with pytest.raises(InvalidSetError, match="features are of images, but the set holds graphs"):
             make(payload, targets, rate)
         return
     made = make(payload, targets, rate)

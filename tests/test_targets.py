@@ -1,4 +1,4 @@
-"""Labels of tapes: what is none is refused, thinning keeps what it says, and every byte is in the ledger."""
+"""Labels of tapes, and features: what is none is refused, thinning keeps what it says, every byte is in the ledger."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dd_bench import codec
@@ -16,7 +17,7 @@ from dd_bench.learn.tape import TapeRecipe, draw_tape
 from dd_bench.seeding import generator
 from dd_bench.sets import Images, Provenance, SyntheticSet
 from dd_bench.tapes import Tape
-from dd_bench.targets import TapedLabels, Targets, ThinLabels
+from dd_bench.targets import Features, HardLabels, Labels, SoftLabels, TapedLabels, Targets, ThinLabels
 from tests.conftest import tensors_file
 
 NAN, INF = float("nan"), float("inf")
@@ -169,6 +170,65 @@ def test_a_set_holds_labels_to_its_images(labels: Targets) -> None:
         SyntheticSet(Images(pixels[:, :, :, 1:]), labels, ORIGIN, "hard")
 
 
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def features(**changes: Any) -> Features:
+    facts: dict[str, Any] = {"values": noise(COUNT, 4, dtype=torch.float32), "center": torch.ones(4), "scale": 0.5}
+    return Features(**{**facts, **changes})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_sound_features(dtype: torch.dtype) -> None:
+    values = noise(COUNT, 4, dtype=dtype)
+    made = features(values=values)
+    assert made.kind == "features"
+    assert made.values is values
+    assert not isinstance(made, Labels)  # no image has a class
+    assert isinstance(made, Targets)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_every_kind_counts_its_images(count: int) -> None:
+    classes, tape = torch.zeros(count, dtype=torch.int64), draw(count)
+    taped_labels = TapedLabels(noise(EPOCHS, count, CLASSES), tape, classes, 20.0)
+    kinds: list[Targets] = [
+        HardLabels(classes), SoftLabels(torch.zeros(count, 3), classes, 1.0), taped_labels,
+        ThinLabels.of(taped_labels, 2), features(values=noise(count, 4)),
+    ]  # fmt: skip
+    assert [len(targets) for targets in kinds] == [count] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            {"values": noise(COUNT)},
+            r"^values is float16 of shape \(6,\); expected float16 or float32 of shape \(N, D\)",
+        ),
+        ({"values": noise(COUNT, 4, 1)}, r"^values is float16 of shape \(6, 4, 1\); expected"),
+        ({"values": noise(COUNT, 4, dtype=torch.float64)}, "^values is float64"),
+        ({"values": noise(COUNT, 4, dtype=torch.bfloat16)}, "^values is bfloat16"),
+        ({"values": torch.zeros(COUNT, 4, dtype=torch.int64)}, "^values is int64"),
+        ({"values": with_value(noise(COUNT, 4), NAN)}, "^values holds 1 values that are NaN or infinite"),
+        ({"values": with_value(noise(COUNT, 4), -INF)}, "^values holds 1 values"),
+        ({"center": torch.ones(5)}, r"^center is float32 of shape \(5,\); expected float32 of shape \(4,\)"),
+        ({"center": torch.ones(1)}, r"^center is float32 of shape \(1,\)"),
+        ({"center": torch.ones(())}, r"^center is float32 of shape \(\)"),
+        ({"center": torch.ones(COUNT, 4)}, r"^center is float32 of shape \(6, 4\)"),
+        ({"center": torch.ones(4).half()}, "^center is float16"),
+        ({"center": with_value(torch.ones(4), INF)}, "^center holds 1 values that are NaN or infinite"),
+    ],
+)
+def test_rejects_features(change: dict[str, Any], match: str) -> None:
+    refusal(match, lambda: features(**change))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, NAN, INF])
+def test_rejects_scales(scale: float) -> None:
+    refusal(f"^scale is {scale}; expected a positive number$", lambda: features(scale=scale))
+
+
 # --- thinning --------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +296,7 @@ def test_ties_keep_no_class_twice() -> None:
 
 
 def set_of(targets: Targets, side: int = 8) -> SyntheticSet:
-    pixels = torch.zeros(len(targets.classes), 3, side, side, dtype=torch.uint8)
+    pixels = torch.zeros(len(targets), 3, side, side, dtype=torch.uint8)
     return SyntheticSet(Images(pixels), targets, ORIGIN, "hard")
 
 
@@ -293,6 +353,48 @@ def test_stored_labels_are_the_same(tmp_path: Any) -> None:
         assert isinstance(read, type(targets))
         for number in range(EPOCHS):
             assert torch.equal(read.epoch(number, CLASSES), targets.epoch(number, CLASSES))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_stored_features_are_the_same(dtype: torch.dtype, tmp_path: Any) -> None:
+    targets = features(values=noise(COUNT, 4, dtype=dtype), center=torch.tensor([0.1, -2.0, 0.0, 1e-9]), scale=1 / 3)
+    made = set_of(targets)
+    codec.write(tmp_path / "tensors", made)
+    _, read = codec.read(tmp_path / "tensors", payload=codec.describe(made.payload), targets=codec.describe(targets))
+    assert isinstance(read, Features)
+    assert torch.equal(read.values, targets.values)
+    assert read.values.dtype == dtype
+    assert torch.equal(read.center, targets.center)
+    assert read.scale == targets.scale
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "match"),
+    [
+        ("values", torch.zeros(COUNT - 1, 4), "set has 5 targets for 6 images"),
+        ("values", with_value(torch.zeros(COUNT, 4), NAN), "values holds 1 values that are NaN or infinite"),
+        ("center", torch.zeros(3), r"center is float32 of shape \(3,\); expected float32 of shape \(4,\)"),
+        ("center", torch.zeros(4).half(), "center is float16"),
+        ("center", None, "expected exactly .*targets.center"),
+    ],
+)
+def test_rejects_features_of_another_file(name: str, tensor: Tensor | None, match: str, tmp_path: Any) -> None:
+    made = set_of(features())
+    stored = {"payload.pixels": torch.zeros(COUNT, 3, 8, 8, dtype=torch.uint8), "targets.values": torch.zeros(COUNT, 4),
+              "targets.center": torch.zeros(4)}  # fmt: skip
+    if tensor is None:
+        del stored[f"targets.{name}"]
+    else:
+        stored[f"targets.{name}"] = tensor
+    save_file(stored, tmp_path / "tensors")
+
+    def read() -> SyntheticSet:
+        payload, targets = codec.read(
+            tmp_path / "tensors", payload=codec.describe(made.payload), targets=codec.describe(made.targets)
+        )
+        return SyntheticSet(payload, targets, ORIGIN, "hard")
+
+    refusal(match, read)
 
 
 def test_rejects_a_class_kept_twice() -> None:
