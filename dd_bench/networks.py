@@ -23,7 +23,11 @@ _MANIFEST, _WEIGHTS = "manifest.json", "weights.safetensors"
 
 
 class NetworkFacts(BaseModel):
-    """What is known of a trained network. ``held_out_top1`` in [0, 1] is on a slice of *train* that it never saw."""
+    """What is known of a trained network, of which some was measured on a slice of *train* that it never saw.
+
+    ``held_out_top1`` in [0, 1] is a classifier's; ``held_out_rank``, at least 1, is the effective rank of the features
+    of a network that was trained without labels.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -34,7 +38,8 @@ class NetworkFacts(BaseModel):
     fingerprint: str
     recipe: dict[str, Any]
     seed: int
-    held_out_top1: float = Field(ge=0, le=1)
+    held_out_top1: float | None = Field(default=None, ge=0, le=1)
+    held_out_rank: float | None = Field(default=None, ge=1)
     held_out_images: int
     seconds: float = Field(ge=0)
     device: str

@@ -148,6 +148,23 @@ def test_a_network_can_be_replaced(model: nn.Module) -> None:
     assert torch.equal(loaded(images()), other.eval()(images()))
 
 
+@pytest.mark.parametrize(
+    ("top1", "rank"), [(0.3, None), (None, 1.0), (None, 41.7), (None, None), (0.0, 3.5)]
+)  # of a classifier, or of a network without labels
+def test_either_quality_is_kept(model: nn.Module, top1: float | None, rank: float | None) -> None:
+    save_network(model, facts(held_out_top1=top1, held_out_rank=rank))
+    _, read = load_network("net-1", SPEC)
+    assert (read.held_out_top1, read.held_out_rank) == (top1, rank)
+
+
+def test_a_manifest_from_before_ranks_is_read(stored: Path) -> None:
+    path = stored / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["held_out_rank"]
+    path.write_text(json.dumps(content))
+    assert load_network("net-1", SPEC)[1].held_out_rank is None
+
+
 def swap_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
@@ -189,6 +206,8 @@ def edit(stored: Path, **changes: Any) -> None:
         ({"schema_version": 2}, "holds no sound network"),
         ({"held_out_top1": 1.5}, "holds no sound network"),
         ({"held_out_top1": "NaN"}, "holds no sound network"),
+        ({"held_out_rank": 0.5}, "holds no sound network"),
+        ({"held_out_rank": "many"}, "holds no sound network"),
         ({"seed": None}, "holds no sound network"),
         ({"more": 1}, "holds no sound network"),
         ({"architecture": "convnet1-batch-x0.0625"}, r"holds no sound network \(Error.s. in loading .* size mismatch"),
@@ -225,7 +244,16 @@ def test_unpickling_is_never_tried(stored: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"held_out_top1": 1.01}, {"held_out_top1": float("nan")}, {"seconds": -1.0}, {"what": 1}]
+    "changes",
+    [
+        {"held_out_top1": 1.01},
+        {"held_out_top1": float("nan")},
+        {"seconds": -1.0},
+        {"what": 1},
+        {"held_out_rank": 0.99},
+        {"held_out_rank": float("nan")},
+        {"held_out_rank": float("inf")},
+    ],
 )
 def test_rejects_impossible_facts(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="NetworkFacts"):

@@ -3,7 +3,7 @@
 ``TestSplit`` holds images, ``GraphTestSplit`` graphs; ``open_test`` returns the one a name stands for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -78,21 +78,45 @@ class TestSplit:
             HoldoutError: if ``student`` was scored before.
             NonFiniteError: if a logit is NaN or infinite.
         """
+        return self.score_heads(student, predict, [lambda logits: logits], device=device, batch_size=batch_size)[0]
+
+    def score_heads(
+        self,
+        student: str,
+        embed: Callable[[Tensor], Tensor],
+        heads: Sequence[Callable[[Tensor], Tensor]],
+        *,
+        device: torch.device | str,
+        batch_size: int = 1024,
+    ) -> list[dict[str, float]]:
+        """Returns what ``score`` returns for each of several heads on one body, which sees every image once.
+
+        All of them are the student's one look.
+
+        Args:
+            student: id of the trained student.
+            embed: from pixels, as ``predict`` gets them, to features (B, D).
+            heads: from features to logits (B, K).
+            device: where both compute.
+            batch_size: B, smaller in the last batch.
+
+        Raises:
+            HoldoutError: if ``student`` was scored before.
+            NonFiniteError: if a logit is NaN or infinite.
+        """
         _look_once(self.__seen, student)
-        batches = [slice(start, start + batch_size) for start in range(0, len(self), batch_size)]
+        sums = torch.zeros(len(heads), 3, dtype=torch.float64, device=device)
         with torch.no_grad():
-            sums = torch.stack(
-                [
-                    _batch_sums(
-                        predict(self.__rows.images[batch].to(device).float() / 255),
-                        self.__rows.labels[batch].to(device),
-                    )
-                    for batch in batches
-                ]
-            )
-        correct, nll, non_finite = sums.cpu().double().sum(0).tolist()  # the one result read back
-        _require_finite(student, non_finite, "images")
-        return {"top1": correct / len(self), "nll": nll / len(self)}
+            for start in range(0, len(self), batch_size):
+                batch = slice(start, start + batch_size)
+                features = embed(self.__rows.images[batch].to(device).float() / 255)
+                labels = self.__rows.labels[batch].to(device)
+                sums += torch.stack([_batch_sums(head(features), labels) for head in heads])
+        scores = []
+        for correct, nll, non_finite in sums.cpu().tolist():  # the one result read back
+            _require_finite(student, non_finite, "images")
+            scores.append({"top1": correct / len(self), "nll": nll / len(self)})
+        return scores
 
 
 class GraphTestSplit:

@@ -178,6 +178,10 @@ def _pyramid(depth: int, architecture: Architecture, spec: DatasetSpec) -> Featu
     return convnet.pyramid_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
 
 
+def _pooled(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
+    return convnet.pooled_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
+
+
 def _resnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
     return resnet.resnet_features(spec, depth=depth, factor=architecture.factor)
 
@@ -204,7 +208,15 @@ FAMILIES: dict[str, Family | GraphFamily] = {
             convnet.PYRAMID_NORMS,
             partial(_pyramid, depth),
         )
-        for depth in range(2, convnet.MAX_DEPTH + 1)
+        for depth in range(convnet.MIN_PYRAMID, convnet.MAX_DEPTH + 1)
+    },
+    **{
+        f"pooled{depth}": Family(
+            f"The pyramid with {depth} blocks and global average pooling before its head",
+            convnet.PYRAMID_NORMS,
+            partial(_pooled, depth),
+        )
+        for depth in range(convnet.MIN_PYRAMID, convnet.MAX_DEPTH + 1)
     },
     **{
         f"resnet{depth}": Family(f"ResNet-{depth}; 3x3 stem up to 64 pixels, 7x7 above", (), partial(_resnet, depth))

@@ -33,6 +33,7 @@ from dd_bench.models.classifier import Features
 WIDTH = 128
 TOP_WIDTH = 512
 MAX_DEPTH = 5
+MIN_PYRAMID = 2  # blocks; one would be a ConvNet of one block
 NORMS = ("instance", "batch", "none")
 PYRAMID_NORMS = ("batch", "instance", "none")
 
@@ -58,6 +59,13 @@ def pyramid_features(spec: DatasetSpec, *, depth: int, norm: str, factor: float)
     return _blocks("pyramid", spec, [TOP_WIDTH >> (depth - 1 - block) for block in range(depth)], norm, factor)
 
 
+def pooled_features(spec: DatasetSpec, *, depth: int, norm: str, factor: float) -> Features:
+    """Returns the pyramid of ``depth`` blocks whose last map is averaged, so that D is its 512 channels (by factor)."""
+    layers, _ = _blocks("pooled", spec, [TOP_WIDTH >> (depth - 1 - block) for block in range(depth)], norm, factor)
+    *convolutions, _ = layers  # the flattening
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten()), max(1, int(TOP_WIDTH * factor + 0.5))
+
+
 def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, factor: float) -> Features:
     depth = len(widths)
     channels, height, width = spec.image_shape
@@ -66,7 +74,8 @@ def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, fa
         height = width = 32
     if min(height, width) < 2**depth:
         deepest = min(height, width).bit_length() - 1
-        advice = f"choose {family}{deepest} or a shallower one" if deepest else "choose another family"
+        least = 1 if family == "convnet" else MIN_PYRAMID
+        advice = f"choose {family}{deepest} or a shallower one" if deepest >= least else "choose another family"
         raise ConfigError(
             f"{family}{depth} halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels; "
             f"{spec.name} has {height}x{width}: {advice}"

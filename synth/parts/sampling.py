@@ -27,3 +27,17 @@ def sample_per_class(labels: Tensor, count: int, num_classes: int, seed: int) ->
             )
         columns.append(members[order[:count]])
     return torch.stack(columns, dim=1)
+
+
+def sample_images(total: int, count: int, seed: int) -> Tensor:
+    """Returns indices (count,) of different images out of ``total``, drawn uniformly without regard to class.
+
+    The draw for fewer images is the beginning of the draw for more with the same seed, so that what KRR-ST begins with
+    is the random control of that seed.
+
+    Raises:
+        ConfigError: if there are fewer than ``count`` images.
+    """
+    if count > total:
+        raise ConfigError(f"{count} images are asked for of {total} training images; lower --ipc")
+    return torch.randperm(total, generator=generator(derive_seed("sample images", seed)))[:count]

@@ -37,7 +37,8 @@ def real() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    prepare("digits", folder)
+    for base in ("digits", "digits-low", "digits-high"):
+        prepare(base, folder)
     return folder
 
 

@@ -112,6 +112,13 @@ def test_digits_stay_what_they_were(digits_dir: Path) -> None:
     )
 
 
+def test_parts_of_the_digits_are_data_sets_of_their_own(digits_dir: Path) -> None:
+    low, high = (load(base, digits_dir) for base in ("digits-low", "digits-high"))
+    assert (len(low), len(high)) == (721, 716)
+    assert len({low.fingerprint, high.fingerprint, load("digits", digits_dir).fingerprint}) == 3
+    assert torch.bincount(load("digits-high@10", digits_dir).labels).tolist() == [10] * 5
+
+
 @pytest.mark.parametrize("base", ["cifar10", "cifar100"])
 def test_fingerprint_of_real_data_matches_reference(base: str, real) -> None:
     folder = real(base)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from dd_bench.data import prepare as preparing
 from dd_bench.data.prepare import find, locate, prepare
+from dd_bench.data.specs import SPECS
 from dd_bench.errors import DataError
 
 
@@ -59,6 +60,36 @@ def test_digits_have_a_split_of_their_own(digits_dir: Path) -> None:
     theirs = load_digits()
     grey = [bytes(round(float(v) * 255 / 16) for v in image.ravel()) for image in theirs.images]
     assert sorted(ours) == sorted(zip(grey, theirs.target.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_low_and_high_digits_are_the_digits(split: str, digits_dir: Path) -> None:
+    """Each image in one of them, in its order and its split, with its class counted from 0."""
+    whole, low, high = (
+        load_file(digits_dir / base / "data.safetensors") for base in ("digits", "digits-low", "digits-high")
+    )
+    images, labels = whole[f"{split}_images"], whole[f"{split}_labels"]
+    for part, first in ((low, 0), (high, 5)):
+        rows = [row for row, label in enumerate(labels.tolist()) if first <= label < first + 5]
+        assert torch.equal(part[f"{split}_images"], images[rows])
+        assert part[f"{split}_labels"].tolist() == [labels.tolist()[row] - first for row in rows]
+        assert part[f"{split}_labels"].dtype == torch.int64
+        assert set(part[f"{split}_labels"].tolist()) == {0, 1, 2, 3, 4}
+    assert len(low[f"{split}_labels"]) + len(high[f"{split}_labels"]) == len(labels)
+
+
+def test_low_and_high_digits_are_named_after_them() -> None:
+    assert SPECS["digits-low"].class_names + SPECS["digits-high"].class_names == SPECS["digits"].class_names
+
+
+def test_no_low_digit_is_a_high_digit(digits_dir: Path) -> None:
+    """And no training image of either is a test image of the other."""
+    seen: list[set[bytes]] = []
+    for base in ("digits-low", "digits-high"):
+        tensors = load_file(digits_dir / base / "data.safetensors")
+        seen.append({bytes(image.flatten().tolist()) for split in ("train", "test")
+                     for image in tensors[f"{split}_images"]})  # fmt: skip
+    assert not seen[0] & seen[1]
 
 
 def test_cifar_is_converted_once(cifar: type[FakeCifar], tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ def test_shapes(base: str) -> None:
     assert len(set(spec.class_names)) == len(spec.class_names) == spec.num_classes
 
 
-def test_digits_mean_and_std_are_those_of_the_training_split(digits_dir) -> None:
-    mean, std = measured(load("digits", digits_dir).images)
-    assert mean == pytest.approx(SPECS["digits"].mean, abs=6e-5)
-    assert std == pytest.approx(SPECS["digits"].std, abs=6e-5)
+@pytest.mark.parametrize("base", ["digits", "digits-low", "digits-high"])
+def test_digits_mean_and_std_are_those_of_the_training_split(base: str, digits_dir) -> None:
+    mean, std = measured(load(base, digits_dir).images)
+    assert mean == pytest.approx(SPECS[base].mean, abs=6e-5)
+    assert std == pytest.approx(SPECS[base].std, abs=6e-5)
+    assert not SPECS[base].mirror
 
 
 @pytest.mark.parametrize("base", ["cifar10", "cifar100"])

@@ -8,7 +8,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 from torch.autograd import gradcheck, gradgradcheck
 
-from dd_bench.learn.losses import cross_entropy, distillation
+from dd_bench.learn.losses import cross_entropy, distillation, mean_squared_error
 
 
 def draw(*shape, seed=0, scale=3.0):
@@ -20,6 +20,8 @@ def test_shapes():
     assert cross_entropy(logits, target.softmax(1)).shape == ()
     assert distillation(logits, target, 4.0).shape == ()
     assert cross_entropy(logits.float(), target.softmax(1).float()).dtype == torch.float32
+    assert mean_squared_error(logits, target).shape == ()
+    assert mean_squared_error(logits.float(), target.float()).dtype == torch.float32
 
 
 def test_cross_entropy_matches_reference():
@@ -79,6 +81,25 @@ def test_distillation_and_cross_entropy_have_one_gradient_at_temperature_one():
     (by_ce,) = torch.autograd.grad(cross_entropy(student, teacher.softmax(1)), student)
     torch.testing.assert_close(by_kl, by_ce, rtol=0, atol=1e-12)
     torch.testing.assert_close(by_ce, (student.softmax(1) - teacher.softmax(1)) / 6, rtol=0, atol=1e-12)
+
+
+def test_mean_squared_error_matches_reference():
+    outputs, values = draw(7, 5), draw(7, 5, seed=1)
+    pairs = zip(outputs.flatten().tolist(), values.flatten().tolist(), strict=True)
+    assert mean_squared_error(outputs, values).item() == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / 35)
+    assert mean_squared_error(values, values) == 0
+    assert mean_squared_error(torch.cat([outputs] * 3), torch.cat([values] * 3)).item() == pytest.approx(
+        mean_squared_error(outputs, values).item()
+    )
+    assert mean_squared_error(outputs, torch.zeros_like(outputs)).item() == pytest.approx(np.mean(outputs.numpy() ** 2))
+
+
+def test_gradient_of_mean_squared_error_is_right():
+    outputs, values = draw(3, 4, scale=1.0).requires_grad_(), draw(3, 4, seed=1, scale=1.0)
+    (gradient,) = torch.autograd.grad(mean_squared_error(outputs, values), outputs)
+    torch.testing.assert_close(gradient, 2 * (outputs.detach() - values) / 12, rtol=0, atol=1e-12)
+    for check in (gradcheck, gradgradcheck):
+        assert check(mean_squared_error, (outputs, values.requires_grad_()))
 
 
 def test_gradient_is_right_twice():

@@ -76,6 +76,8 @@ RECIPES = {
     "half": {"schedule": "half", "epochs": 4},
     "steps": {"epochs": 0, "steps": 11},
     "half steps": {"epochs": 0, "steps": 10, "schedule": "half"},
+    "constant": {"schedule": "constant", "weight_decay": 1e-3},
+    "constant steps": {"epochs": 0, "steps": 7, "schedule": "constant"},
     "adamw": {"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.1},
     "adamw steps": {"optimizer": "adamw", "lr": 0.003, "epochs": 0, "steps": 5, "schedule": "half"},
 }
@@ -141,6 +143,12 @@ def test_half_drops_after_the_middle_epoch(epochs: int, full: int) -> None:
 def test_half_of_steps(steps: int, full: int) -> None:
     recipe = TrainingRecipe(steps=steps, batch=10, schedule="half")
     assert [recipe.lr_factor(step, 25) for step in range(steps)] == [1.0] * full + [0.1] * (steps - full)
+
+
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 9}, {"epochs": 1}])
+def test_constant_never_moves(length: dict[str, int]) -> None:
+    recipe = TrainingRecipe(batch=10, schedule="constant", **length)
+    assert [recipe.lr_factor(step, 25) for step in range(recipe.total_steps(25))] == [1.0] * recipe.total_steps(25)
 
 
 def test_cosine_moves_once_an_epoch() -> None:
@@ -538,7 +546,7 @@ def test_rejects_numbers(change: dict[str, Any], match: str) -> None:
     ("change", "match"),
     [
         ({"optimizer": "adams"}, "unknown optimizer 'adams'; did you mean 'adam'. Known: adam, adamw, sgd"),
-        ({"schedule": "step"}, r"unknown schedule 'step'\. Known: cosine, half"),
+        ({"schedule": "step"}, r"unknown schedule 'step'\. Known: constant, cosine, half"),
         (
             {"augment": "crop_flip"},
             "unknown augment 'crop_flip'; did you mean 'crop-flip'. Known: crop-flip, dsa, none",

@@ -54,7 +54,8 @@ def test_equal_networks_are_equal() -> None:
         ("ConvNet3", "did you mean 'convnet3'"),
         (
             "convnet6",
-            "convnet5, densenet121, efficientnetb0, gat1, .*, mobilenetv2, resnet101, resnet18, .*, shufflenetv2",
+            "convnet5, densenet121, efficientnetb0, gat1, .*, mobilenetv2, .*, pyramid5, resnet101, "
+            "resnet18, .*, shufflenetv2",
         ),
         ("", "unknown model ''"),
         (" convnet3", "unknown model ' convnet3'"),

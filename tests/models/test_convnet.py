@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -6,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
-from dd_bench.errors import ConfigError
-from dd_bench.models import Classifier, build, count_parameters
+from dd_bench.errors import ConfigError, UnknownNameError
+from dd_bench.models import Architecture, Classifier, build, count_parameters
 
 
 def convnet_reference(model: Classifier, pixels: Tensor, *, norm: str, first_padding: int) -> Tensor:
@@ -74,3 +75,94 @@ def test_rejects_images_too_small_for_the_depth(name: str, digits: DatasetSpec) 
 def test_rejects_a_single_pixel(make_spec: Callable[..., DatasetSpec]) -> None:
     with pytest.raises(ConfigError, match="has 1x40: choose another family"):
         build("convnet1", make_spec("line", (1, 1, 40), 2))
+
+
+# --- pyramids --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "norm"), [
+    ("pyramid3-x0.03125", "batch"), ("pyramid2-instance-x0.0625", "instance"), ("pyramid4-none-x0.0625", "none"),
+])  # fmt: skip
+def test_pyramid_matches_reference(name: str, norm: str, cifar10: DatasetSpec) -> None:
+    model, pixels = build(name, cifar10), torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    expected = convnet_reference(model, pixels, norm=norm, first_padding=1)
+    torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_pyramid_pads_28_pixels_to_32(mnist: DatasetSpec) -> None:
+    model, pixels = build("pyramid3-x0.03125", mnist), torch.rand(2, 1, 28, 28)
+    expected = convnet_reference(model, pixels, norm="batch", first_padding=3)
+    torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("depth", "side", "outputs", "widths", "published"),
+    [
+        (3, 32, 512, [128, 256, 512], 5_675_520),  # 5.676 million in the authors' code for CIFAR-100
+        (4, 64, 512, [64, 128, 256, 512], 5_747_712),  # 5.748 million for Tiny-ImageNet and ImageNet at 64 pixels
+        (5, 224, 2048, [32, 64, 128, 256, 512], 52_952_832),  # 53.0 million for ImageNette
+        (2, 8, 10, [256, 512], 1_209_354),
+    ],
+)
+def test_pyramid_parameter_count_matches_reference(
+    depth: int, side: int, outputs: int, widths: list[int], published: int, make_spec: Callable[..., DatasetSpec]
+) -> None:
+    channels = [3, *widths]
+    blocks = sum(a * b * 9 + b + 2 * b for a, b in itertools.pairwise(channels))  # with gains and biases of the norms
+    with torch.device("meta"):
+        model = build(f"pyramid{depth}", make_spec("any", (3, side, side), outputs))
+    assert [parameter.shape[0] for parameter in model.parameters() if parameter.ndim == 4] == widths
+    assert model.head.in_features == 512 * (side >> depth) ** 2
+    assert count_parameters(model) == blocks + (model.head.in_features + 1) * outputs == published
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("pyramid3", "pyramid3"), ("pyramid3-batch", "pyramid3"), ("pyramid3-batch-x1.0", "pyramid3"),
+        ("pyramid3-instance", "pyramid3-instance"), ("pyramid2-batch-x0.1250", "pyramid2-x0.125"),
+        ("pyramid5-none-x2", "pyramid5-none-x2"),
+    ],
+)  # fmt: skip
+def test_pyramids_have_batch_norm_unless_told_otherwise(name: str, canonical: str) -> None:
+    assert str(Architecture.parse(name)) == canonical
+
+
+def test_a_factor_scales_every_block(cifar10: DatasetSpec) -> None:
+    model = build("pyramid3-x0.125", cifar10)
+    assert [parameter.shape[0] for parameter in model.parameters() if parameter.ndim == 4] == [16, 32, 64]
+    least = build("pyramid3-x0.001", cifar10)
+    assert [parameter.shape[0] for parameter in least.parameters() if parameter.ndim == 4] == [1, 1, 1]
+
+
+def test_rejects_images_too_small_for_a_pyramid(digits: DatasetSpec, make_spec: Callable[..., DatasetSpec]) -> None:
+    with pytest.raises(ConfigError, match=r"^pyramid4 halves .* at least 16x16 pixels; digits has 8x8: .* pyramid3 or"):
+        build("pyramid4", digits)
+    with pytest.raises(ConfigError, match="has 2x2: choose another family"):
+        build("pyramid2", make_spec("dot", (1, 2, 2), 2))
+
+
+@pytest.mark.parametrize("name", ["pyramid", "pyramid1", "pyramid6"])
+def test_rejects_other_depths(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown model '{name}'; did you mean 'pyramid"):
+        Architecture.parse(name)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_pooled_is_the_pyramid_with_its_last_map_averaged(norm: str, cifar10: DatasetSpec) -> None:
+    whole, pooled = (build(f"{family}3-{norm}-x0.0625", cifar10) for family in ("pyramid", "pooled"))
+    pixels = torch.rand(4, 3, 32, 32)
+    pooled.features.load_state_dict(whole.features.state_dict())
+    expected = whole.embed(pixels).reshape(4, 32, 4 * 4).mean(2)
+    torch.testing.assert_close(pooled.embed(pixels), expected, rtol=1e-5, atol=1e-6)
+    assert pooled(pixels).shape == (4, 10)
+    assert pooled.head.in_features == 32
+    assert str(Architecture.parse("pooled3-batch-x1")) == "pooled3"
+
+
+def test_rejects_images_too_small_to_be_pooled(digits: DatasetSpec) -> None:
+    with pytest.raises(ConfigError, match=r"pooled4 halves .* digits has 8x8: choose pooled3 or a shallower one"):
+        build("pooled4", digits)

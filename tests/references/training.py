@@ -8,6 +8,8 @@ import torch
 
 def rate(recipe, period, periods):
     """The learning rate in a period (epoch or step, from 0) of so many."""
+    if recipe.schedule == "constant":
+        return recipe.lr
     if recipe.schedule == "half":
         return recipe.lr if period <= periods // 2 else recipe.lr / 10
     return recipe.lr / 2 * (1 + math.cos(math.pi * period / periods))

@@ -6,7 +6,7 @@ from scipy import stats
 
 from dd_bench.errors import ConfigError
 from dd_bench.seeding import generator
-from synth.parts.sampling import sample_per_class
+from synth.parts.sampling import sample_images, sample_per_class
 
 LABELS = torch.tensor([2, 0, 1, 0, 2, 2, 1, 0, 1, 1, 0, 2, 0, 1, 2])  # five of each of three classes
 
@@ -67,3 +67,48 @@ def test_rejects_more_than_there_are(labels: torch.Tensor, count: int, found: st
 def test_rejects_a_class_without_images() -> None:
     with pytest.raises(ConfigError, match="class 3 has 0 training examples"):
         sample_per_class(LABELS, 1, 4, seed=0)
+
+
+# --- without regard to class -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 15])
+def test_shapes_of_images(count: int) -> None:
+    picked = sample_images(15, count, seed=0)
+    assert (picked.shape, picked.dtype) == ((count,), torch.int64)
+    assert picked.unique().numel() == count
+    assert set(picked.tolist()) <= set(range(15))
+
+
+def test_fewer_images_are_the_beginning_of_more() -> None:
+    most = sample_images(15, 15, seed=3)
+    for count in range(15):
+        assert sample_images(15, count, seed=3).equal(most[:count])
+
+
+def test_seeds_decide_the_images() -> None:
+    draws = torch.random.get_rng_state()
+    with_seeds = [sample_images(50, 20, seed).tolist() for seed in (1, 1, 2)]
+    assert with_seeds[0] == with_seeds[1] != with_seeds[2]
+    assert torch.random.get_rng_state().equal(draws)
+
+
+def test_all_images_are_equally_likely() -> None:
+    """In the first place, in the second, and together, over 3,000 fixed seeds."""
+    draws = torch.stack([sample_images(6, 2, seed) for seed in range(3000)])
+    for place in range(2):
+        assert stats.chisquare(torch.bincount(draws[:, place], minlength=6)).pvalue > 1e-3
+    pairs = torch.bincount(draws[:, 0] * 6 + draws[:, 1], minlength=36).view(6, 6)
+    assert pairs.diagonal().sum() == 0
+    assert stats.chisquare(pairs[~torch.eye(6, dtype=torch.bool)]).pvalue > 1e-3
+
+
+def test_images_of_a_draw_are_not_those_of_a_draw_by_class() -> None:
+    """Both are drawn of one seed, by generators of their own."""
+    one_class = torch.zeros(50, dtype=torch.int64)
+    assert not sample_images(50, 20, seed=0).equal(sample_per_class(one_class, 20, 1, seed=0).flatten())
+
+
+def test_rejects_more_images_than_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"^16 images are asked for of 15 training images; lower --ipc$"):
+        sample_images(15, 16, seed=0)
