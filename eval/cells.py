@@ -23,7 +23,7 @@ from dd_bench.files import locked, safe_name, slug, write_atomic
 
 SCHEMA = 1
 SIZE_LIMIT = 1 << 24  # bytes of a record; a student takes some 600
-LabelKind = Literal["hard", "soft", "taped"]  # as in dd_bench.targets, which imports torch
+LabelKind = Literal["hard", "soft", "taped", "features"]  # as in dd_bench.targets, which imports torch
 HEADLINES = {"auc": "ROC-AUC", "top1": "top-1"}  # what a record may be ranked by, the first that it has
 
 
@@ -68,9 +68,10 @@ class SetFacts(_Strict):
 class Student(_Strict):
     """One trained student, or an untrained one of 0 ``steps``.
 
-    ``metrics`` are on the test split, of the last epoch or of what was chosen: ``top1`` in [0, 1], ``nll`` in nats, and
-    for graphs of two classes ``auc`` in [0, 1]. ``choice`` is what was chosen for this student on a validation split,
-    with its score there (pool, lr, steps, …), or by its set (lr); it is written only where something was.
+    ``metrics`` are on the test split, of the last epoch or of what was chosen: ``top1`` in [0, 1], ``nll`` in nats, for
+    graphs of two classes ``auc`` in [0, 1], and for transferred students the top-1 of probes (``probe_metric``).
+    ``choice`` is what was chosen for this student on a validation split, with its score there (pool, lr, steps, …), or
+    by its set (lr); it is written only where something was.
     """
 
     index: int = Field(ge=0)
@@ -97,7 +98,8 @@ class Record(_Strict):
     """All students of one (set, protocol, architecture).
 
     ``protocol`` is the whole protocol as JSON, ``protocol_id`` its hash. ``teacher_bytes`` counts the teachers that a
-    student needs while it trains (0 unless the protocol labels on the fly).
+    student needs while it trains (0 unless the protocol labels on the fly). ``target_fingerprint`` is of the data set
+    whose test split judged, where that is not the set's own; it is written only then.
     """
 
     schema_version: Literal[1] = 1
@@ -106,13 +108,27 @@ class Record(_Strict):
     protocol: dict[str, Any]
     architecture: str
     teacher_bytes: int = Field(ge=0, default=0)
+    target_fingerprint: str = ""
     set: SetFacts
     students: tuple[Student, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_its_own_data(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a target that is the set's own data, so that a record from before there were others stays."""
+        known: dict[str, Any] = dump(self)
+        if not self.target_fingerprint:
+            known.pop("target_fingerprint", None)
+        return known
 
     @property
     def headline(self) -> str:
         """The metric that boards rank by: ``auc`` where students have it, else ``top1``."""
         return next((name for name in HEADLINES if any(name in one.metrics for one in self.students)), "top1")
+
+
+def probe_metric(share: float) -> str:
+    """Returns the name of the metric of a linear probe with a share of the labels: ``probe5`` for 0.05."""
+    return f"probe{100 * share:g}"
 
 
 def record_path(results: Path, record: Record) -> Path:
@@ -160,9 +176,21 @@ def read_records(results: Path) -> list[tuple[Path, Record]]:
 
 
 def missing_students(results: Path, blank: Record, runs: int) -> list[int]:
-    """Returns the indices below ``runs`` that the record of ``blank``'s cell does not hold yet, ascending."""
+    """Returns the indices below ``runs`` that the record of ``blank``'s cell does not hold yet, ascending.
+
+    Raises:
+        InvalidSetError: if its students were judged on another copy of the target data.
+    """
     path = record_path(results, blank)
-    done = {student.index for student in read_record(path).students} if path.exists() else set()
+    if not path.exists():
+        return list(range(runs))
+    record = read_record(path)
+    if record.target_fingerprint != blank.target_fingerprint:
+        raise InvalidSetError(
+            f"{path} was judged on data with fingerprint {record.target_fingerprint[:12]}, but the data here have "
+            f"{blank.target_fingerprint[:12]}; point --data-dir at the copy it was judged on, or delete the record"
+        )
+    done = {student.index for student in record.students}
     return [index for index in range(runs) if index not in done]
 
 

@@ -93,14 +93,17 @@ def _beside_controls(row: Row, rows: Mapping[str, Row]) -> list[Comparison]:
 
 
 def _labels_alone(rows: Mapping[str, Row]) -> list[Comparison]:
-    """Returns random images with soft labels beside those with hard ones; a seed draws the same images for both."""
+    """Returns random images with soft labels beside those with hard ones; a seed draws the same images for both.
+
+    Not so for features, whose images are drawn without regard to class.
+    """
     random = [row for row in rows.values() if row.method == "random" and row.kind == "control"]
     return [
-        _beside(soft, _link(hard), hard, pair=True)
+        _beside(soft, _link(hard), hard, pair=soft.labels != "features")
         for soft in random
         if soft.labels != "hard"
         for hard in random
-        if hard.labels == "hard"
+        if hard.labels == "hard" and hard.images == soft.images
     ]
 
 

@@ -8,11 +8,9 @@ import pandas as pd
 from pydantic import JsonValue
 
 from eval.cells import Student
-from eval.frames import frame
 from eval.markdown import code, escape, span, table
 from eval.rows import Row
 from eval.sections import Section
-from eval.statistics import nested
 
 _MANY = 4  # different values of a choice, up to which each is counted
 
@@ -41,13 +39,9 @@ def details(section: Section, names: Mapping[str, str]) -> str:
 def _exact(row: Row, names: Mapping[str, str]) -> dict[str, str]:
     largest = max((record.set for _, record in row.links), key=lambda facts: (sum(facts.bytes.values()), facts.id))
     parts = [f"{escape(part)} {count:,}" for part, count in sorted(largest.bytes.items())]
-    students = frame(row.links)
-    draws = [part for _, part in students[~students["again"]].groupby("draw")]
     metrics = sorted({name for _, record in row.links for one in record.students for name in one.metrics})
     metrics.remove(row.links[0][1].headline)
-    means = {
-        name: nested([list(part[name].dropna()) for part in draws if part[name].notna().any()]).mean for name in metrics
-    }
+    means = {name: row.metric(name).mean for name in metrics}
     return {
         "entry": names[row.recipe],
         "labels": row.labels,

@@ -56,6 +56,7 @@ def frame(links: Sequence[Link]) -> pd.DataFrame:
         cell = {
             "protocol": record.protocol_name,
             "protocol_id": record.protocol_id,
+            "target_fingerprint": record.target_fingerprint,
             "architecture": record.architecture,
             "record": position,
             "set_seed": record.set.seed,

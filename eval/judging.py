@@ -36,7 +36,7 @@ class Bench:
         label: its name, for people and for its stage of the run.
         seed: of everything that is drawn.
         run: where its training is kept.
-        test: the test split of the subject's data set, to be read once; of the subject's own kind.
+        test: the test split that judges the subject, to be read once; of the subject's own kind.
         device: where to train.
     """
 
@@ -64,6 +64,10 @@ class Judged(Protocol):
     def facts(self) -> SetFacts:
         """Identity, bytes, origin."""
 
+    @property
+    def judged_on(self) -> tuple[str, str]:
+        """Name and fingerprint of the data set whose test split judges it."""
+
     def check(self, protocol: AnyProtocol) -> None:
         """Raises ConfigError unless the subject can be judged under the protocol."""
 
@@ -88,7 +92,7 @@ def judge(
         protocol: how.
         architecture: of the student.
         runs: students the record should hold.
-        test: the test split of the subject's data set.
+        test: the test split of the data set that the subject is judged on.
         device: where to train.
         results: folder of the records.
         mirror: optional mirror of the training curves.
@@ -100,7 +104,7 @@ def judge(
             the set does not have.
     """
     facts = subject.facts
-    check_same_data(facts.id, facts.dataset, facts.fingerprint, test)
+    check_same_data(facts.id, *subject.judged_on, test)
     check_fit(architecture, test.spec)
     subject.check(protocol)
     blank, runs = _blank_record(subject, protocol, architecture), subject.students(runs)
@@ -198,6 +202,7 @@ def _blank_record(subject: Judged, protocol: AnyProtocol, architecture: str) -> 
         protocol=protocol.as_json(),
         architecture=architecture,
         teacher_bytes=sum(network_bytes(parent) for parent in subject.teachers(protocol)),
+        target_fingerprint=target if (target := subject.judged_on[1]) != subject.facts.fingerprint else "",
         set=subject.facts,
     )
 

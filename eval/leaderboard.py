@@ -54,8 +54,13 @@ _GUIDE = """\
 - **Against what needs no distillation** holds every entry against every baseline but `full`, Holm-corrected over the
   table: Welch's test against untrained nets, a one-sample t test against the one value of a count. A baseline that no
   entry is better than is named below the table and, in bold, in the last column above.
-- **labels** are *hard* (a class), *soft* (a teacher's logits for the plain image) or *taped* (logits for every view
-  that a recorded augmentation shows, which only students that replay the tape can use).
+- **labels** are *hard* (a class), *soft* (a teacher's logits for the plain image), *taped* (logits for every view
+  that a recorded augmentation shows, which only students that replay the tape can use) or *features* (of a network that
+  was trained without labels).
+- **Transfer** (`transfer-…`): a student learns from a set of one data set, is fine-tuned on another with all of its
+  labels (top-1), and before that probed by a linear layer on its features with parts of the labels. ▲ and ▼ mark probes
+  significantly above or below random images with the same kind of labels (Holm over that table). `scratch` has seen no
+  set.
 - **bytes** is the size of the set's tensors file (of the largest set) with images, labels and container, and of the
   teachers, where students need them. Nominal images per class are no budget.
 - **synthesis** is wall-clock seconds a set, teachers apart (other sets may share them); **training** is seconds a

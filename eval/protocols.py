@@ -19,7 +19,7 @@ from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings, later
 
 # Each grows when the training code changes what a protocol that counts epochs, or steps, gives for the same seed
-_TRAINERS = {"epochs": 1, "steps": 2, "graphs": 1, "tape": 1}
+_TRAINERS = {"epochs": 1, "steps": 2, "graphs": 1, "tape": 1, "transfer": 1}
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,72 @@ class TapeProtocol:
         return _as_json(self, described)
 
 
-ImageProtocol = EvalProtocol | TapeProtocol
+@dataclass(frozen=True)
+class TransferProtocol:
+    """How students learn from a set of one data set, and are then judged on another.
+
+    A network is trained on the set: on features by mean squared error, on labels by cross-entropy. Its body then goes
+    two ways on the target data set, with labels of the training split: a linear probe on its features for each share of
+    the labels, and fine-tuning of everything with all of them, which is the headline. A student that has seen no set
+    (``scratch``) differs only in where its body begins.
+
+    Attributes:
+        name: what people type.
+        summary: one sentence for boards and ``ddbench list protocols``.
+        architectures: as in ``EvalProtocol``.
+        source: base name of the data sets whose sets are judged, whole or cut down.
+        target: data set that students are judged on; its images take the size of the source's.
+        features: the training on features.
+        classes: the training on labels.
+        tuning: the fine-tuning.
+        probes: shares of the target's labels, ascending in (0, 1]; at least one image a class.
+        probe_draws: how often fewer than all labels are drawn; a student's score is their mean.
+        probe_l2: weight of half the squared weights beside the mean cross-entropy; features have mean square 1.
+        full_epochs: epochs on all real source images when ``full`` is judged beside the sets; 0: it is not judged.
+        labels: what students get; those that a set stores.
+
+    Raises:
+        ConfigError: for probes or a weight out of range.
+    """
+
+    name: str
+    summary: str
+    architectures: tuple[str, ...]
+    source: str
+    target: str
+    features: TrainingRecipe
+    classes: TrainingRecipe
+    tuning: TrainingRecipe
+    probes: tuple[float, ...] = (0.01, 0.05, 1.0)
+    probe_draws: int = 10
+    probe_l2: float = 0.01
+    full_epochs: int = 0
+    labels: Literal["stored"] = "stored"
+
+    def __post_init__(self) -> None:
+        ascending = list(self.probes) == sorted(set(self.probes))
+        if not (self.probes and ascending and self.probes[0] > 0 and self.probes[-1] <= 1):
+            raise ConfigError(f"probes are {list(self.probes)}; expected shares of the labels, ascending in (0, 1]")
+        if self.probe_draws < 1:
+            raise ConfigError(f"probe_draws is {self.probe_draws}; expected at least 1")
+        if not 0 < self.probe_l2 < float("inf"):
+            raise ConfigError(f"probe_l2 is {self.probe_l2}; expected a positive number")
+
+    @property
+    def id(self) -> str:
+        """The hash of everything that can move a score; names, summaries and default architectures cannot."""
+        return digest_json({"trainer": _TRAINERS["transfer"], "transfer": self.as_json(described=False)})[:8]
+
+    def students_for(self, spec: DatasetSpec | GraphSpec) -> tuple[str, ...]:
+        """Returns the architectures that images of ``spec`` are judged with unless others are asked for."""
+        return self.architectures
+
+    def as_json(self, *, described: bool = True) -> dict[str, Any]:
+        """Returns the protocol as JSON values, with or without what only describes it."""
+        return _as_json(self, described)
+
+
+ImageProtocol = EvalProtocol | TapeProtocol | TransferProtocol
 AnyProtocol = ImageProtocol | GraphProtocol
 
 
@@ -244,6 +309,34 @@ _FKD = TapeProtocol(
     architectures=("resnet18",),
     training=TapeTraining(epochs=300),
     tape=TapeRecipe(epochs=300),
+)
+
+# KRR-ST's evaluation (algorithms/pretrain_krr_st.py, pretrain_dc.py and finetune.py in db-Lee/selfsup_dd): 1,000 epochs
+# of 1,000 images are 4,000 steps, here for sets of every size
+_TRANSFER = TransferProtocol(
+    name="transfer-cifar",
+    summary="Trained on a set of CIFAR-100, then fine-tuned on CIFAR-10 with all labels (KRR-ST's evaluator, 4000 and "
+    "10000 steps of SGD; last step), and probed with 1, 5 and 100 % of them.",
+    architectures=("pyramid3",),
+    source="cifar100",
+    target="cifar10",
+    features=TrainingRecipe(
+        steps=4000, batch=256, lr=0.1, schedule="constant", weight_decay=1e-3, augment="none"
+    ),
+    classes=TrainingRecipe(steps=4000, batch=256, lr=0.01, schedule="half", augment="dsa"),
+    tuning=TrainingRecipe(steps=10_000, batch=256, lr=0.01),
+)  # fmt: skip
+_TRANSFER_SMALL = replace(
+    _TRANSFER,
+    name="transfer-small",
+    summary="Trained on a set of CIFAR-100 for 400 steps, then fine-tuned on cifar10@200 with all labels for 400 "
+    "steps, and probed with 1, 5 and 100 % of them. Made for a CPU.",
+    architectures=("pyramid3-x0.125",),
+    target="cifar10@200",
+    features=replace(_TRANSFER.features, steps=400, batch=100),
+    classes=replace(_TRANSFER.classes, steps=400, batch=100),
+    tuning=replace(_TRANSFER.tuning, steps=400, batch=128),
+    full_epochs=10,
 )
 
 PROTOCOLS: dict[str, AnyProtocol] = {
@@ -298,6 +391,42 @@ PROTOCOLS: dict[str, AnyProtocol] = {
             architectures=("convnet3-batch-x0.25",),
             training=TapeTraining(steps=2100),
             full_epochs=40,
+        ),
+        _TRANSFER,
+        replace(
+            _TRANSFER,
+            name="transfer-cifar-back",
+            summary="As transfer-cifar, from CIFAR-10 to CIFAR-100.",
+            source="cifar10",
+            target="cifar100",
+        ),
+        replace(
+            _TRANSFER,
+            name="transfer-tiny",
+            summary="As transfer-cifar, from Tiny-ImageNet to CIFAR-10, whose images are enlarged to 64 pixels.",
+            architectures=("pyramid4",),
+            source="tinyimagenet",
+            target="cifar10",
+        ),
+        _TRANSFER_SMALL,
+        replace(
+            _TRANSFER_SMALL,
+            name="transfer-small-back",
+            summary="As transfer-small, from a set of CIFAR-10 to cifar100@100.",
+            source="cifar10",
+            target="cifar100@100",
+        ),
+        replace(
+            _TRANSFER_SMALL,
+            name="transfer-digits",
+            summary="Trained on a set of the digits 0 to 4 for 400 steps, then fine-tuned on the digits 5 to 9 with "
+            "all labels for 100 steps, and probed with 1, 5 and 100 % of them. Made for a CPU.",
+            architectures=("pyramid2-x0.125",),
+            source="digits-low",
+            target="digits-high",
+            features=replace(_TRANSFER.features, steps=400, batch=50),
+            classes=replace(_TRANSFER.classes, steps=400, batch=50),
+            tuning=replace(_TRANSFER.tuning, steps=100, batch=64),
         ),
         GraphProtocol(
             name="graphs",

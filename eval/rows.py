@@ -42,6 +42,11 @@ class Row:
         return self.links[0][1].set.labels
 
     @property
+    def images(self) -> int:
+        """The number of images that a set of the row has."""
+        return self.links[0][1].set.images
+
+    @property
     def recipe(self) -> str:
         """The id of everything that made the sets but their seeds."""
         return self.links[0][1].set.recipe
@@ -55,6 +60,12 @@ class Row:
     def teachers(self) -> set[tuple[str, ...]]:
         """The distinct groups of teachers behind the sets."""
         return {tuple(sorted(record.set.parents)) for _, record in self.links if record.set.parents}
+
+    def metric(self, name: str) -> Sample:
+        """Returns the values of any metric by independent unit, of the students that have it."""
+        students = frame(self.links)
+        draws = [part[name].dropna().tolist() for _, part in students[~students["again"]].groupby("draw", sort=True)]
+        return nested([values for values in draws if values])
 
     @property
     def sample(self) -> Sample:

@@ -1,8 +1,9 @@
 """Records become the sections of a board: who stands beside whom, on how many sets, and how far from its controls.
 
 A row is one recipe: all sets that differ in nothing but their seed. A section holds the rows that may be compared: the
-same data (by fingerprint), the same ipc, the same protocol id, the same architecture, the same headline metric; what
-needs no set (all real data, an untrained net, …) joins each section as a baseline.
+same data (by fingerprint, and so are those that students go on to), the same ipc, the same protocol id, the same
+architecture, the same headline metric; what needs no set (all real data, an untrained net, …) joins each section as a
+baseline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,9 @@ def sections(links: Sequence[Link]) -> list[Section]:
     if not links:
         return []
     found = []
-    for _, scope in frame(links).groupby(["fingerprint", "protocol_id", "architecture"], sort=True):
+    for _, scope in frame(links).groupby(
+        ["fingerprint", "target_fingerprint", "protocol_id", "architecture"], sort=True
+    ):
         positions = {ipc: list(dict.fromkeys(part["record"])) for ipc, part in scope.groupby("ipc", sort=True)}
         baselines = [links[at] for at in positions.pop(0, [])]
         found += [section([*(links[at] for at in part), *baselines]) for part in positions.values()]
@@ -76,7 +79,10 @@ def section(links: Sequence[Link]) -> Section:
     Raises:
         InvalidSetError: if they mix data, protocols, architectures, headline metrics, or two sizes beside baselines.
     """
-    scopes = {(one.set.dataset, one.set.fingerprint, one.protocol_id, one.architecture) for _, one in links}
+    scopes = {
+        (one.set.dataset, one.set.fingerprint, one.target_fingerprint, one.protocol_id, one.architecture)
+        for _, one in links
+    }
     sizes = {one.set.ipc for _, one in links}
     if len(scopes) != 1 or len(sizes - {0}) > 1:
         raise InvalidSetError(

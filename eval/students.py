@@ -19,7 +19,7 @@ from dd_bench.models import Whitening, build, encode, encoded_spec, fit_whitenin
 from dd_bench.networks import has_network, load_network
 from dd_bench.seeding import seeded
 from dd_bench.store import StoredSet
-from dd_bench.targets import HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
+from dd_bench.targets import Features, HardLabels, Labels, SoftLabels, TapedLabels, Targets, ThinLabels
 from eval.cells import SetFacts
 from eval.judging import (
     Bench,
@@ -32,8 +32,9 @@ from eval.judging import (
     judge,
     student_seed,
 )
-from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol
+from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
 from eval.replay import train_by_tape
+from eval.transfer import Destination, TransferSubject, full_transfer, scratch_subject
 
 if TYPE_CHECKING:
     from dd_bench.data.graphs import GraphData
@@ -71,13 +72,24 @@ class Subject:
     suggested_lr: float | None = None
     data: ImageData | None = None
 
+    @property
+    def judged_on(self) -> tuple[str, str]:
+        """Name and fingerprint of the data set whose test split judges: its own."""
+        return self.facts.dataset, self.facts.fingerprint
+
     def check(self, protocol: AnyProtocol) -> None:
         """Raises ConfigError if the protocol is for graphs, or asks for teachers or data that are not there."""
         facts = self.facts
         if not isinstance(protocol, EvalProtocol | TapeProtocol):
+            meant = "graphs" if isinstance(protocol, GraphProtocol) else "another data set, which was not given"
             raise ConfigError(
-                f"protocol {protocol.name} is for graphs, but {facts.method} {facts.id} of {facts.dataset} holds "
+                f"protocol {protocol.name} is for {meant}, but {facts.method} {facts.id} of {facts.dataset} holds "
                 "images; use a protocol for images, for example quick"
+            )
+        if isinstance(self.targets, Features):
+            raise ConfigError(
+                f"the targets of {facts.method} {facts.id} are features, but protocol {protocol.name} teaches classes; "
+                "use one that transfers, for example transfer-small (ddbench list protocols)"
             )
         if isinstance(protocol, TapeProtocol):
             return
@@ -117,6 +129,7 @@ class Subject:
     def train(self, protocol: AnyProtocol, architecture: str, bench: Bench) -> Outcome:
         """Trains one student to the last step and has it scored."""
         assert isinstance(protocol, EvalProtocol | TapeProtocol)  # see ``check``
+        assert not isinstance(self.targets, Features)  # alike
         spec, images, first = bench.test.spec, self.images, None
         if isinstance(protocol, EvalProtocol) and protocol.whiten:
             assert self.data is not None  # see ``check``
@@ -155,22 +168,28 @@ class Subject:
         return lambda pixels: torch.stack([teacher(pixels) for teacher in teachers]).mean(0)
 
 
-def subject_of(stored: StoredSet, data: "ImageData | GraphData | None" = None) -> "Subject | GraphSubject":
+def subject_of(
+    stored: StoredSet, data: "ImageData | GraphData | None" = None, destination: Destination | None = None
+) -> "Subject | TransferSubject | GraphSubject":
     """Returns a stored set as a subject; the set is read and verified.
 
     Args:
         stored: the set.
         data: the data set it was made from; needed for graphs, whose students choose on its validation split, and for
-            images under protocols that whiten by its training split.
+            images under protocols that whiten by its training split, or transfer.
+        destination: the data set that students are judged on, if it is another.
     """
     synthetic = stored.load()
-    facts, payload = facts_of(stored, synthetic), synthetic.payload
+    facts, payload, targets = facts_of(stored, synthetic), synthetic.payload, synthetic.targets
     if isinstance(payload, Graphs | Trees):
         from eval.graphs import GraphSubject
 
-        return GraphSubject.of(facts, payload, synthetic.targets, data)
+        assert not isinstance(targets, Features)  # see ``SyntheticSet``
+        return GraphSubject.of(facts, payload, targets, data)
     known = data if isinstance(data, ImageData) else None
-    return Subject(facts, payload.decode(), synthetic.targets, synthetic.suggested_lr, known)
+    if destination is not None and known is not None:
+        return TransferSubject(facts, known.spec, payload.decode(), targets, destination)
+    return Subject(facts, payload.decode(), targets, synthetic.suggested_lr, known)
 
 
 def full_subject(data: ImageData) -> Subject:
@@ -182,8 +201,15 @@ def full_subject(data: ImageData) -> Subject:
     return Subject(facts, data.images, HardLabels(data.labels), data=data)
 
 
-def baselines_of(data: "ImageData | GraphData", protocol: AnyProtocol) -> "tuple[Judged, ...]":
+def baselines_of(
+    data: "ImageData | GraphData", protocol: AnyProtocol, destination: Destination | None = None
+) -> "tuple[Judged, ...]":
     """Returns what stands on every board of ``data`` under ``protocol`` and is no set: all real data, above all."""
+    if isinstance(protocol, TransferProtocol):
+        if destination is None or not isinstance(data, ImageData):
+            return ()
+        full = (full_transfer(data, destination),) if protocol.full_epochs else ()
+        return (scratch_subject(data, destination), *full)
     if isinstance(protocol, GraphProtocol):
         from dd_bench.data.graphs import GraphData
         from eval.graphs import baselines
@@ -192,7 +218,7 @@ def baselines_of(data: "ImageData | GraphData", protocol: AnyProtocol) -> "tuple
     return (full_subject(data),) if isinstance(data, ImageData) and protocol.full_epochs else ()
 
 
-def lesson(targets: Targets, protocol: EvalProtocol, num_classes: int) -> tuple[Objective, Tensor]:
+def lesson(targets: Labels, protocol: EvalProtocol, num_classes: int) -> tuple[Objective, Tensor]:
     """Returns the loss of a batch and what it compares logits with, (N, K) float32.
 
     Soft labels are interpolated by mixing as logits, as published for INFER; hard ones as probabilities.

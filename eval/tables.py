@@ -15,6 +15,7 @@ from eval.frames import decisive
 from eval.machines import letters, makers, marks, trainers
 from eval.markdown import chance, code, escape, phrase, points, seconds, size, span, table
 from eval.notes import notes
+from eval.probe_tables import probe_table
 from eval.rows import Row
 from eval.sections import Section, Standing
 from eval.statistics import Difference, nested
@@ -30,6 +31,8 @@ def section_markdown(section: Section, folder: Path) -> str:
     """Returns the section as markdown for a page in ``folder``, from which the links to the records go."""
     names = entry_names(section)
     blocks = [f"## {escape(heading(section))}", _protocol(section), table(_board(section, names, folder))]
+    if (probes := probe_table(section, names)) is not None:
+        blocks += ["Linear probes on features as they are, of a student that is not fine-tuned:", table(probes)]
     if section.comparisons:
         blocks += ["Against the other controls:", table(_against(section.comparisons, names))]
     if section.baselines:
@@ -47,7 +50,8 @@ def heading(section: Section) -> str:
     size_words = f"{section.ipc} per class" if section.ipc else "all real data"
     data = section.data
     protocol = f"{data.protocol_name}-{data.protocol_id}"
-    return f"{size_words}, {protocol}, {data.architecture}, data {data.set.fingerprint[:8]}"
+    copies = data.set.fingerprint[:8] + (f" to {data.target_fingerprint[:8]}" if data.target_fingerprint else "")
+    return f"{size_words}, {protocol}, {data.architecture}, data {copies}"
 
 
 def entry_names(section: Section) -> dict[str, str]:

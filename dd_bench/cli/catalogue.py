@@ -39,6 +39,11 @@ def list_methods() -> None:
     click.echo("Where a preset has versions for data sets or sizes (published-cifar10-ipc1), the right one is taken.")
 
 
+def _kind(labels: str) -> str:
+    """Returns the kind of targets in words."""
+    return labels if labels == "features" else f"{labels} labels"
+
+
 def _stem(preset: str) -> str:
     """Returns a preset's name without the size and the data set that this version of it is for."""
     from dd_bench.data.catalogue import all_specs
@@ -131,7 +136,7 @@ def show(reference: str, boards: Path) -> None:
         ("cost", f"{origin.wall_seconds:.1f} s, teachers {origin.teacher_seconds:.1f} s, on {origin.device}"),
         ("teachers", ", ".join(origin.parents) or "none"),
         ("protocol", synthetic.native_protocol + _learned_rate(synthetic)),
-        ("controls", ", ".join(f"{c.method} ({c.labels} labels)" for c in origin.controls) or "none"),
+        ("controls", ", ".join(f"{c.method} ({_kind(c.labels)})" for c in origin.controls) or "none"),
         ("config", ", ".join(f"{path}={value}" for path, value in _flat(origin.config))),
         ("sha256", stored.sha256),
         ("picture", options.shown(stored.path / "card.png")),
@@ -159,7 +164,7 @@ def _content(synthetic: "SyntheticSet") -> str:
     from dd_bench.sets import Compensated
     from dd_bench.targets import TapedLabels, ThinLabels
 
-    payload, labels = synthetic.payload, f"{synthetic.targets.kind} labels"
+    payload, labels = synthetic.payload, _kind(synthetic.targets.kind)
     if isinstance(synthetic.targets, TapedLabels | ThinLabels):
         labels += f" over {synthetic.targets.tape.epochs} epochs"
     if isinstance(payload, Trees):

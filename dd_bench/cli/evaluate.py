@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from dd_bench.data.graphs import GraphData
     from dd_bench.data.images import ImageData
+    from dd_bench.errors import DDBenchError
     from dd_bench.mirror import Mirror
     from dd_bench.sets import Control
     from dd_bench.store import StoredSet
     from eval.judging import AnyTest, Judged
     from eval.protocols import AnyProtocol
+    from eval.transfer import Destination
 
 
 @click.command(
@@ -113,6 +115,7 @@ class _Judge:
         trained: students so far.
         faults: what was told of sets that were passed over.
         left: cells with students that other processes were training.
+        destinations: the data sets that transferred students are judged on, by protocol id, or why there is none.
     """
 
     protocol: "AnyProtocol | None"
@@ -127,6 +130,7 @@ class _Judge:
     trained: int = 0
     faults: set[str] = field(default_factory=set)
     left: "list[partial[int]]" = field(default_factory=list)
+    destinations: "dict[str, Destination | DDBenchError]" = field(default_factory=dict)
 
     @contextmanager
     def passing_over(self) -> Iterator[None]:
@@ -177,6 +181,7 @@ class _Judge:
                 origin = stored.provenance
                 check_same_data(stored.id, origin.dataset, origin.fingerprint, test)
                 protocol = self.protocol or find_protocol(stored.manifest.native_protocol)
+                self._destination(protocol, data)  # before controls are made for students that have nowhere to go
                 if not self.patient or _answers(stored, protocol):
                     plans.append((stored, protocol))
                 else:
@@ -201,9 +206,11 @@ class _Judge:
         # Students of graphs take seconds; those of all real images take longer than all others together.
         enough = max(3, self.control_runs) if isinstance(data, ImageData) else self.runs
         for protocol in {protocol.id: protocol for _, protocol in plans}.values():
-            for baseline in baselines_of(data, protocol):
-                with self.passing_over():
-                    self._judge(baseline, protocol, enough, test)
+            with self.passing_over():
+                destination = self._destination(protocol, data)
+                for baseline in baselines_of(data, protocol, destination):
+                    with self.passing_over():
+                        self._judge(baseline, protocol, enough, destination.test if destination else test)
         self._finish()
 
     def _made(self, control: "Control", ipc: int, seed: int, data: "ImageData | GraphData") -> "StoredSet":
@@ -221,7 +228,29 @@ class _Judge:
         from eval.students import subject_of
 
         with self.passing_over():
-            self._judge(subject_of(stored, data), protocol, runs, test)
+            destination = self._destination(protocol, data)
+            self._judge(
+                subject_of(stored, data, destination), protocol, runs, destination.test if destination else test
+            )
+
+    def _destination(self, protocol: "AnyProtocol", data: "ImageData | GraphData") -> "Destination | None":
+        """Returns the data set that a protocol transfers sets of ``data`` to, or None; it is looked for once."""
+        from dd_bench.errors import DDBenchError
+        from eval.protocols import TransferProtocol
+        from eval.transfer import Destination, check_source
+
+        if not isinstance(protocol, TransferProtocol):
+            return None
+        check_source(protocol, data.spec.name)
+        if protocol.id not in self.destinations:
+            try:
+                self.destinations[protocol.id] = Destination.open(protocol, self.data_dir)
+            except DDBenchError as error:
+                self.destinations[protocol.id] = error
+        found = self.destinations[protocol.id]
+        if isinstance(found, DDBenchError):
+            raise found
+        return found
 
     def _judge(self, subject: "Judged", protocol: "AnyProtocol", runs: int, test: "AnyTest") -> None:
         """Trains what nobody else is training; what is left to others is waited for at the end."""

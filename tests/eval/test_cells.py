@@ -67,8 +67,8 @@ def test_round_trip(results: Path) -> None:
 
 def test_the_schema_is_what_records_of_the_past_have() -> None:
     assert set(Record.model_fields) == {
-        "schema_version", "protocol_name", "protocol_id", "protocol", "architecture", "teacher_bytes", "set",
-        "students",
+        "schema_version", "protocol_name", "protocol_id", "protocol", "architecture", "teacher_bytes",
+        "target_fingerprint", "set", "students",
     }  # fmt: skip
     assert set(SetFacts.model_fields) == set(FACTS) | {"controls"}
     assert set(Student.model_fields) == {
@@ -94,6 +94,34 @@ def test_a_choice_is_kept_and_none_is_not_written(results: Path) -> None:
     assert written[1]["choice"] == choice
     assert read_record(path).students == (student(0), untrained)
     assert list(json.loads(student(0).model_dump_json())) == list(written[0])
+
+
+def test_a_target_is_kept_and_the_sets_own_data_are_not_written(results: Path) -> None:
+    """So a record that was judged on its own data has the bytes that it had before there were others."""
+    elsewhere = blank(target_fingerprint="ab" * 32, protocol_id="2b3c4d5e")
+    plain, moved = (add_student(results, one, student(0)) for one in (blank(), elsewhere))
+    assert plain.parent == moved.parent
+    assert "target_fingerprint" not in plain.read_text()
+    assert json.loads(moved.read_text())["target_fingerprint"] == "ab" * 32
+    assert read_record(plain).target_fingerprint == ""
+    assert read_record(moved) == elsewhere.model_copy(update={"students": (student(0),)})
+    told = blank().model_dump(mode="json")
+    assert list(elsewhere.model_dump(mode="json")) == [*list(told)[:6], "target_fingerprint", *list(told)[6:]]
+    assert Record.model_validate_json(moved.read_bytes()).model_dump_json() == read_record(moved).model_dump_json()
+
+
+@pytest.mark.parametrize("targets", [("ab" * 32, "cd" * 32), ("", "cd" * 32), ("ab" * 32, "")])
+def test_rejects_students_of_another_copy_of_the_target(results: Path, targets: tuple[str, str]) -> None:
+    ours, theirs = (blank(target_fingerprint=target) for target in targets)
+    path = add_student(results, ours, student(0))
+    assert missing_students(results, ours, 2) == [1]
+    with pytest.raises(InvalidSetError) as caught:
+        missing_students(results, theirs, 2)
+    assert str(caught.value) == (
+        f"{path} was judged on data with fingerprint {targets[0][:12]}, but the data here have {targets[1][:12]}; "
+        "point --data-dir at the copy it was judged on, or delete the record"
+    )
+    assert missing_students(results, theirs.model_copy(update={"architecture": "convnet2"}), 1) == [0]
 
 
 def test_the_headline_is_the_auc_where_students_have_it() -> None:

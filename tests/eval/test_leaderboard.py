@@ -201,6 +201,35 @@ def test_copies_of_the_data_stay_apart(results: Path, judge: Judge) -> None:
     assert page.count("| rank |") == 2
 
 
+def test_copies_of_the_target_stay_apart(results: Path, judge: Judge) -> None:
+    """The same sets, and the same protocol, but students that went on to other data."""
+    for target in ("", "a" * 64, "b" * 64):
+        judge("random", DRAWS, recipe=f"random-{target[:1]}", cell={"target_fingerprint": target})
+        judge("scratch", [(0.3, 0.4)], ipc=0, recipe=f"scratch-{target[:1]}", cell={"target_fingerprint": target})
+    page = render(results)["digits.md"]
+    assert page.count("\n## ") == page.count("| rank |") == 3
+    for one in page.split("\n## ")[1:]:
+        assert (one.count("| random · digits"), one.count("| scratch · digits")) == (2, 2), "in the table and in detail"
+    with pytest.raises(InvalidSetError, match=r"a table would mix .*aaaa.*bbbb"):
+        section(read_records(results))
+
+
+def test_features_beside_labels_are_not_paired_by_seed(results: Path, judge: Judge) -> None:
+    """A seed draws the same images for hard and soft labels; without classes it draws others."""
+    judge("random", DRAWS)
+    judge("random", (0.88, 0.90, 0.92), labels="soft")
+    judge("random", (0.85, 0.89, 0.93), labels="features")
+    others = render(results)["digits.md"].split("Against the other controls:")[1]
+    soft, features = (
+        next(one for one in others.splitlines() if one.startswith(f"| random · digits | {labels} | random · digits"))
+        for labels in ("soft", "features")
+    )
+    assert "better, +8.0 [" in soft
+    assert "+7.0 [" in features
+    assert not soft.endswith("|  |")
+    assert features.endswith("|  |"), "nothing is paired"
+
+
 def test_all_real_data_stands_below_every_section(results: Path, judge: Judge) -> None:
     judge("full", [(0.97, 0.98)], ipc=0)
     assert "\n## all real data, quick" in render(results)["digits.md"]

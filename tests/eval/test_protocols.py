@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,15 @@ from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import Architecture, build
 from eval import protocols
-from eval.protocols import PROTOCOLS, AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, find_protocol
+from eval.protocols import (
+    PROTOCOLS,
+    AnyProtocol,
+    EvalProtocol,
+    GraphProtocol,
+    TapeProtocol,
+    TransferProtocol,
+    find_protocol,
+)
 
 # Another value for each field of a recipe; a new field belongs here, and into the hash.
 OTHER_RECIPE: dict[str, Any] = {
@@ -32,6 +41,10 @@ OTHER_GRAPHS: dict[str, Any] = {
 OTHER_TRAINING: dict[str, Any] = {"epochs": 301, "steps": 7, "lr": 2e-3, "stretch": 3.0, "weight_decay": 0.0}
 OTHER_TAPE: dict[str, Any] = {"epochs": 299, "batch": 17, "micro": 4, "smallest_crop": 0.2}
 OTHER_REPLAY: dict[str, Any] = {"temperature": None, "full_epochs": 41, "labels": "class"}
+OTHER_TRANSFER: dict[str, Any] = {
+    "source": "digits", "target": "cifar10@50", "probes": (0.1,), "probe_draws": 9, "probe_l2": 0.02,
+    "full_epochs": 41, "labels": "class",
+}  # fmt: skip
 DESCRIPTION: dict[str, Any] = {"name": "another", "summary": "Other words.", "architectures": ("convnet1",)}
 
 
@@ -44,9 +57,17 @@ def test_ids_are_those_of_the_records() -> None:
     """An id that moves orphans every record that carries it: make a new protocol instead."""
     known = {"hard": "d7617679", "infer-static": "96163ea6", "infer-dyn": "7f817b8e", "quick": "491aea5a"}
     known |= {"graphs": "e25b6a08", "mtt": "06e05c1d", "mtt-zca": "5c97cf7f"}
-    taped = {"fkd-cutmix", "fkd-cutmix-half", "fkd-quick"}
-    assert {name: protocol.id for name, protocol in PROTOCOLS.items() if name not in taped} == known
-    assert set(PROTOCOLS) == set(known) | taped
+    known |= {"fkd-cutmix": "54e1f93d", "fkd-cutmix-half": "cd9a0fb9", "fkd-quick": "0b5dec3a"}
+    transfer = {name for name, protocol in PROTOCOLS.items() if isinstance(protocol, TransferProtocol)}
+    assert {name: protocol.id for name, protocol in PROTOCOLS.items() if name not in transfer} == known
+    assert all(name.startswith("transfer-") for name in transfer)
+
+
+def test_every_record_has_the_id_that_its_protocol_still_has() -> None:
+    paths = (Path(__file__).parents[2] / "leaderboards" / "results").glob("*/*/*/*.json")
+    found = {path.name.split("--")[0] for path in paths}
+    assert found <= {f"{name}-{protocol.id}" for name, protocol in PROTOCOLS.items()}
+    assert {"quick-491aea5a", "fkd-quick-0b5dec3a", "graphs-e25b6a08", "mtt-06e05c1d"} <= found
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(TrainingRecipe)])
@@ -100,6 +121,43 @@ def test_every_other_field_of_a_tape_protocol_moves_the_id_or_only_describes(fkd
     assert (other.id == fkd.id) == (field in DESCRIPTION)
 
 
+@pytest.fixture
+def transfer() -> TransferProtocol:
+    protocol = PROTOCOLS["transfer-small"]
+    assert isinstance(protocol, TransferProtocol)
+    return protocol
+
+
+@pytest.mark.parametrize("training", ["features", "classes", "tuning"])
+@pytest.mark.parametrize("field", [field.name for field in fields(TrainingRecipe)])
+def test_every_field_of_a_training_of_a_transfer_moves_the_id(
+    transfer: TransferProtocol, training: str, field: str
+) -> None:
+    recipe = getattr(transfer, training)
+    change = {field: (OTHER_RECIPE | {"optimizer": "adam"})[field]} | ({"steps": 0} if field == "epochs" else {})
+    if getattr(recipe, field) == change[field]:
+        change[field] = {"augment": "dsa", "schedule": "cosine"}[field]
+    assert replace(transfer, **{training: replace(recipe, **change)}).id != transfer.id
+
+
+@pytest.mark.parametrize(
+    "field", [field.name for field in fields(TransferProtocol) if field.name not in ("features", "classes", "tuning")]
+)
+def test_every_other_field_of_a_transfer_moves_the_id_or_only_describes(transfer: TransferProtocol, field: str) -> None:
+    other = replace(transfer, **{field: (OTHER_TRANSFER | DESCRIPTION)[field]})
+    assert getattr(other, field) != getattr(transfer, field)
+    assert (other.id == transfer.id) == (field in DESCRIPTION)
+
+
+def test_a_new_trainer_of_transfers_moves_their_ids(
+    transfer: TransferProtocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = transfer.id, PROTOCOLS["quick"].id
+    monkeypatch.setitem(protocols._TRAINERS, "transfer", 2)
+    assert transfer.id != before[0]
+    assert PROTOCOLS["quick"].id == before[1]
+
+
 def test_fields_of_later_are_told_only_where_they_are_used() -> None:
     """Else the records of a protocol from before them would contradict those that are made now, under the same id."""
     later = {"learned_lr", "whiten"}
@@ -138,7 +196,8 @@ def test_ids_and_names_are_unique() -> None:
 def test_json_is_the_whole_protocol(protocol: AnyProtocol) -> None:
     read = json.loads(json.dumps(protocol.as_json(), allow_nan=False))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
-    for name, kind in (("recipe", TrainingRecipe), ("training", TapeTraining), ("tape", TapeRecipe)):
+    trainings = dict.fromkeys(("recipe", "features", "classes", "tuning"), TrainingRecipe)
+    for name, kind in (trainings | {"training": TapeTraining, "tape": TapeRecipe}).items():
         if name in values:
             values[name] = kind(**read[name])
     again = type(protocol)(**values)
@@ -265,6 +324,62 @@ def test_fkd_quick_is_as_long_for_every_set() -> None:
     assert {quick.training.total_steps(batches) for batches in (1, 7, 90)} == {2100}
     assert (quick.tape, quick.temperature, quick.full_epochs) == (PROTOCOLS["fkd-cutmix"].tape, 20.0, 40)  # type: ignore[union-attr]
     assert quick.architectures == PROTOCOLS["quick"].architectures
+
+
+def test_transfer_is_the_evaluator_of_krr_st() -> None:
+    """1,000 epochs of 1,000 images in batches of 256 are 4,000 steps."""
+    protocol = PROTOCOLS["transfer-cifar"]
+    assert isinstance(protocol, TransferProtocol)
+    assert protocol.features == TrainingRecipe(
+        steps=4000, batch=256, lr=0.1, schedule="constant", momentum=0.9, weight_decay=1e-3, augment="none"
+    )
+    assert protocol.classes == TrainingRecipe(
+        steps=4000, batch=256, lr=0.01, schedule="half", momentum=0.9, weight_decay=5e-4, augment="dsa"
+    )
+    assert protocol.tuning == TrainingRecipe(
+        steps=10_000, batch=256, lr=0.01, schedule="cosine", momentum=0.9, weight_decay=5e-4, augment="crop-flip"
+    )
+    assert (protocol.probes, protocol.probe_draws) == ((0.01, 0.05, 1.0), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target", "student"),
+    [
+        ("transfer-cifar", "cifar100", "cifar10", "pyramid3"),
+        ("transfer-cifar-back", "cifar10", "cifar100", "pyramid3"),
+        ("transfer-tiny", "tinyimagenet", "cifar10", "pyramid4"),
+        ("transfer-small", "cifar100", "cifar10@200", "pyramid3-x0.125"),
+        ("transfer-small-back", "cifar10", "cifar100@100", "pyramid3-x0.125"),
+        ("transfer-digits", "digits-low", "digits-high", "pyramid2-x0.125"),
+    ],
+)
+def test_where_transfers_lead(name: str, source: str, target: str, student: str) -> None:
+    protocol = PROTOCOLS[name]
+    assert isinstance(protocol, TransferProtocol)
+    assert (protocol.source, protocol.target, protocol.architectures) == (source, target, (student,))
+    assert protocol.students_for(SPECS["digits"]) == protocol.architectures
+    assert (protocol.full_epochs > 0) == ("small" in name or "digits" in name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("probes", (), "probes are []; expected shares of the labels, ascending in (0, 1]"),
+        ("probes", (0.5, 0.1), "probes are [0.5, 0.1]; expected"),
+        ("probes", (0.1, 0.1), "probes are [0.1, 0.1]; expected"),
+        ("probes", (0.0, 1.0), "probes are [0.0, 1.0]; expected"),
+        ("probes", (0.5, 1.5), "probes are [0.5, 1.5]; expected"),
+        ("probes", (float("nan"),), "probes are [nan]; expected"),
+        ("probe_draws", 0, "probe_draws is 0; expected at least 1"),
+        ("probe_l2", 0.0, "probe_l2 is 0.0; expected a positive number"),
+        ("probe_l2", float("inf"), "probe_l2 is inf; expected a positive number"),
+        ("probe_l2", float("nan"), "probe_l2 is nan; expected a positive number"),
+    ],
+)
+def test_rejects_transfers_out_of_range(transfer: TransferProtocol, field: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace(transfer, **{field: value})
+    assert str(caught.value).startswith(message)
 
 
 def test_graph_students_try_every_pool_with_every_rate() -> None:
