@@ -177,8 +177,9 @@ def configure(method: type[S], config: Mapping[str, Any]) -> S:
 def choose_preset(method: type[S], name: str | None, dataset: str, ipc: int | None = None) -> tuple[str, S]:
     """Returns the preset ``name``, or the one for ``dataset``, with its name.
 
-    Where a preset has a version for the data set (``paper-nci1`` beside ``paper``), its name stands for that; where it
-    has versions for sizes (``small-ipc1``, ``small-ipc10``), for the one whose ipc is nearest in ratio.
+    Where a preset has a version for the data set, or for that which it is a part of (``paper-nci1`` beside ``paper``),
+    its name stands for that; where it has versions for sizes (``small-ipc1``, ``small-ipc10``), for the one whose ipc
+    is nearest in ratio.
 
     A preset that ``method`` inherits becomes one of ``method`` itself: INFER's controls share INFER's presets.
 
@@ -186,7 +187,7 @@ def choose_preset(method: type[S], name: str | None, dataset: str, ipc: int | No
         UnknownNameError: if the method has no such preset.
     """
     name = name or method.preset_for(dataset)
-    for stem in (f"{name}-{dataset}", name):
+    for stem in (f"{name}-{dataset}", f"{name}-{dataset.partition('@')[0]}", name):
         sizes = {int(size): stem + mark + size for known in method.PRESETS
                  for start, mark, size in [known.rpartition("-ipc")] if start == stem and size.isdecimal()}  # fmt: skip
         if stem not in method.PRESETS and sizes and ipc is not None:

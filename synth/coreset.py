@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from scipy.sparse import csr_array, hstack
+from torch import Tensor
 
 from dd_bench.colours import refine
 from dd_bench.data.graph_specs import GRAPH_SPECS
@@ -20,13 +21,15 @@ from dd_bench.errors import ConfigError
 from dd_bench.graph_sets import Graphs
 from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run
+from dd_bench.seeding import derive_seed
 from dd_bench.sets import Images
-from dd_bench.settings import later
+from dd_bench.settings import as_settings, later
 from dd_bench.targets import HardLabels, SoftLabels
-from synth.base import ControlPlan, Distilled, Synthesizer, Task, random_control
+from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.labeler import label_images
-from synth.parts.sampling import sample_per_class
+from synth.parts.sampling import sample_images, sample_per_class
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan, label_by_tape
+from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers, scale_of
 
 
@@ -40,6 +43,9 @@ class Random:
         temperature: at which students match soft labels.
         protocol: the evaluation that ``ddbench eval`` uses unless told otherwise.
         tape: how teachers label every view of a tape, instead of the plain images once.
+        target: a network whose features are the targets, instead of labels; images are then drawn without regard to
+            class, which nobody knows.
+        times: draws as many times ipc.
     """
 
     teachers: TeacherPlan | None = None
@@ -47,6 +53,8 @@ class Random:
     temperature: float = 30.0
     protocol: str = "hard"
     tape: TapePlan | None = later(None)
+    target: TargetPlan | None = later(None)
+    times: int = later(1)
 
     default_dataset: ClassVar[str] = "digits"
     version: ClassVar[int] = 1
@@ -57,6 +65,10 @@ class Random:
             raise ConfigError(f"temperature is {self.temperature}; expected a positive number")
         if self.tape is not None and self.teachers is None:
             raise ConfigError("a tape is set, but no teachers to label it; expected both, or neither")
+        if self.target is not None and self.teachers is not None:
+            raise ConfigError("target and teachers are set; expected features or labels, not both")
+        if self.times < 1:
+            raise ConfigError(f"times is {self.times}; expected at least 1")
 
     @staticmethod
     def preset_for(dataset: str) -> str:
@@ -64,8 +76,12 @@ class Random:
         return "graphs" if dataset in GRAPH_SPECS else f"{scale_of(dataset)}-hard"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
-        """Returns the drawn images or graphs with their classes, or images with what teachers say of them."""
-        picked = sample_per_class(task.data.labels, task.ipc, task.data.spec.num_classes, task.seed).flatten()
+        """Returns the drawn images or graphs with their classes, or images with what networks say of them."""
+        count, num_classes = task.ipc * self.times, task.data.spec.num_classes
+        if self.target is not None:
+            drawn = sample_images(len(task.images), count * num_classes, task.seed)
+            return with_targets(drawn, obtain_target(self.target, task, run), task)
+        picked = sample_per_class(task.data.labels, count, num_classes, task.seed).flatten()
         classes = task.data.labels[picked]
         if isinstance(task.data, GraphData) and self.teachers is None:
             return Distilled(Graphs.of(task.data.graphs.pick(picked)), HardLabels(classes))
@@ -103,8 +119,86 @@ Random.PRESETS = {
             ("digits", "digits", "fkd-quick"),
         )
     },
+    "small-features": Random(target=TARGETS["small"], protocol="transfer-small"),
+    "small-features-cifar10": Random(target=TARGETS["small"], protocol="transfer-small-back"),
+    "digits-features": Random(target=TARGETS["digits"], protocol="transfer-digits"),
     "graphs": Random(protocol="graphs"),
 }
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Real images nearest to the centres of k-means among a target network's features, with these features.
+
+    Attributes:
+        target: the network.
+        protocol: the evaluation that ``ddbench eval`` uses unless told otherwise.
+    """
+
+    target: TargetPlan = TARGETS["default"]
+    protocol: str = "transfer-cifar"
+
+    default_dataset: ClassVar[str] = "digits-low"
+    version: ClassVar[int] = 1
+    PRESETS: ClassVar[Mapping[str, Synthesizer]]
+
+    @staticmethod
+    def preset_for(dataset: str) -> str:
+        """Returns ``default`` for whole data sets, ``small`` for a subset, ``digits`` for digits."""
+        scale = scale_of(dataset)
+        return "default" if scale == "published" else scale
+
+    def synthesize(self, task: Task, run: Run) -> Distilled:
+        """Returns ipc times as many images as there are classes, though no class is looked at."""
+        count = task.ipc * task.images.spec.num_classes
+        sample_images(len(task.images), count, task.seed)  # refuses what cannot be before the network is trained
+        target = obtain_target(self.target, task, run)
+        with run.unsaved("k-means", 1) as progress:
+            picked = nearest_to_centres(target.plain, count, task.seed)
+            progress.update(1)
+        return with_targets(picked, target, task)
+
+    def controls(self, task: Task) -> tuple[ControlPlan, ...]:
+        """Random real images with targets."""
+        real = {"protocol": self.protocol, "target": as_settings(self.target)}
+        return (ControlPlan("random", "features", real, DRAWS),)
+
+
+KMeans.PRESETS = {
+    "default": KMeans(),
+    "default-cifar10": KMeans(protocol="transfer-cifar-back"),
+    "default-tinyimagenet": KMeans(protocol="transfer-tiny"),
+    "small": KMeans(TARGETS["small"], "transfer-small"),
+    "small-cifar10": KMeans(TARGETS["small"], "transfer-small-back"),
+    "digits": KMeans(TARGETS["digits"], "transfer-digits"),
+}
+
+
+def with_targets(picked: Tensor, target: TargetModel, task: Task) -> Distilled:
+    """Returns the training images at ``picked`` (m,) with their targets."""
+    return Distilled(
+        payload=Images(task.images.images[picked]),
+        targets=target.as_features(target.plain[picked]),
+        parents=(target.facts.id,),
+        teacher_seconds=target.facts.seconds,
+    )
+
+
+def nearest_to_centres(features: Tensor, count: int, seed: int) -> Tensor:
+    """Returns indices (count,) of different rows of features (N, D), each nearest to a centre of k-means.
+
+    The centres come one after the other; a row that a centre before has taken is not there for those after it.
+    """
+    from sklearn.cluster import KMeans as Clusters  # here, because the import takes a second
+
+    rows = features.double().numpy()
+    centres = Clusters(count, n_init=1, random_state=derive_seed("k-means", seed) % 2**32).fit(rows).cluster_centers_
+    distances = torch.cdist(torch.from_numpy(centres), features.double())
+    picked = []
+    for row in distances.round_(decimals=9):  # both of a cluster of two are as near to its centre, but for rounding
+        picked.append(int(row.argmin()))
+        distances[:, picked[-1]] = torch.inf
+    return torch.tensor(picked)
 
 
 @dataclass(frozen=True)

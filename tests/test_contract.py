@@ -18,9 +18,11 @@ from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.sets import Provenance
 from dd_bench.store import Store
+from dd_bench.targets import Features
 from eval.cells import read_records
-from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol
+from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
 from eval.students import judge, subject_of
+from eval.transfer import Destination
 from synth.base import Task, configure
 from synth.pipeline import Order, describe, distil
 from tests.conftest import Interrupt
@@ -46,6 +48,12 @@ _MATCHING = {
     "iterations": 3, "inner_steps": 2, "max_start": 1, "rate": 0.01,
 }  # fmt: skip
 
+_TARGET = {"architecture": "convnet1-batch-x0.0625", "recipe": {"steps": 3, "batch": 54, "projector": [8]}}
+_KRR = {
+    "target": _TARGET, "student": "pyramid2-x0.015625", "pool": {"size": 2, "max_age": 2}, "steps": 4, "batch": 32,
+    "lr": 0.01,
+}  # fmt: skip
+
 # A method joins the contract with the smallest configuration that still takes all its ways.
 CONFIGS: dict[str, dict[str, Any]] = {
     "ast": _MATCHING | {"initialization": "representative", "balance": True, "waypoints": "equal", "perturbation": 1.0},
@@ -53,6 +61,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "infer": _INFER,
     "infer-base": _INFER,
     "infer-scrambled": _INFER,
+    "k-means": {"target": _TARGET},
+    "krr-shuffled": _KRR | {"augment": "flip", "start": "pixels"},
+    "krr-st": _KRR,
     "mtt": _MATCHING,
     "random": {"teachers": _TEACHERS},
     "sre2l": _COMMITTEE | {
@@ -66,6 +77,11 @@ TAPED_CONFIGS: dict[str, dict[str, Any]] = {
     "infer": _INFER | {"tape": _TAPE},
     "random": {"teachers": _TEACHERS, "tape": _TAPE | {"weighting": "equal"}},
 }
+# Images with features for targets
+FEATURE_CONFIGS: dict[str, dict[str, Any]] = {
+    "krr-st": _KRR | {"learned": "targets", "augment": "none"},
+    "random": {"target": _TARGET, "times": 2},
+}
 GRAPH_CONFIGS: dict[str, dict[str, Any]] = {
     "herding": {"hops": 1},
     "mirage": {"hops": 1},
@@ -75,7 +91,7 @@ GRAPH_CONFIGS: dict[str, dict[str, Any]] = {
 CASES = [
     pytest.param(dataset, method, config, id=f"{dataset}-{method}{kind}")
     for dataset, kind, configs in (("blobs", "", CONFIGS), ("blobs", "-taped", TAPED_CONFIGS),
-                                   ("motifs", "", GRAPH_CONFIGS))
+                                   ("blobs", "-features", FEATURE_CONFIGS), ("motifs", "", GRAPH_CONFIGS))
     for method, config in configs.items()
 ]  # fmt: skip
 AT_ONCE = {("motifs", method) for method in GRAPH_CONFIGS}  # in no stages: nothing to go on with, and nothing to lose
@@ -94,6 +110,18 @@ TAPE_PROTOCOL = TapeProtocol(
     architectures=("convnet1-batch-x0.0625",),
     training=TapeTraining(steps=2),
     tape=TapeRecipe(batch=8),
+)
+TRANSFER_PROTOCOL = TransferProtocol(
+    name="tiny-transfer",
+    summary="Two steps on the set, two on the blobs themselves.",
+    architectures=("pyramid2-x0.015625",),
+    source="blobs",
+    target="blobs",
+    features=TrainingRecipe(steps=2, batch=8),
+    classes=TrainingRecipe(steps=2, batch=8),
+    tuning=TrainingRecipe(steps=2, batch=8),
+    probes=(0.1,),
+    probe_draws=1,
 )
 
 
@@ -142,7 +170,10 @@ def test_contract(
     else:
         assert not isinstance(data, GraphData)
         assert seen.shape == (len(found), *data.spec.image_shape)
-    assert set(found.targets.classes.tolist()) == {0, 1, 2}
+    if isinstance(found.targets, Features):
+        assert found.targets.values.shape == (len(found), len(found.targets.center))
+    else:
+        assert set(found.targets.classes.tolist()) == {0, 1, 2}
     assert known(found.provenance) == describe(order, task)
     assert known(resumed.provenance) == known(straight.provenance)
     assert sum(resumed.ledger.values()) == resumed.size_bytes
@@ -150,11 +181,11 @@ def test_contract(
 
     # An evaluator that knows no method trains on it.
     test, results = open_test(dataset, folder), tmp_path / "results"
-    protocol: AnyProtocol = PROTOCOL if found.targets.kind != "taped" else TAPE_PROTOCOL
-    if isinstance(data, GraphData):
-        protocol = GRAPH_PROTOCOL
+    protocols: dict[str, AnyProtocol] = {"taped": TAPE_PROTOCOL, "features": TRANSFER_PROTOCOL}
+    protocol = GRAPH_PROTOCOL if isinstance(data, GraphData) else protocols.get(found.targets.kind, PROTOCOL)
     (architecture,) = protocol.architectures
-    subject = subject_of(resumed, data)
+    destination = Destination.open(protocol, folder) if isinstance(protocol, TransferProtocol) else None
+    subject = subject_of(resumed, data, destination)
     for expected in (1, 0):
         assert expected == judge(
             subject, protocol, architecture, runs=1, test=test, device=task.device, results=results

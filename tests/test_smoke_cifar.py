@@ -1,4 +1,4 @@
-"""From real CIFAR-10 images to a board, through the command line, on a subset of 200 images."""
+"""From real CIFAR images to a board, through the command line, on subsets of 200 and 500 images."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from dd_bench.cli import main
 from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from eval.cells import read_records
-from eval.protocols import PROTOCOLS
+from eval.protocols import PROTOCOLS, TransferProtocol
 
 _DATA = os.environ.get("DDBENCH_DATA")
 _NET = "convnet3-batch-x0.1"
@@ -24,12 +24,22 @@ Command = Callable[..., str]
 @pytest.fixture
 def cifar10(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of data that holds CIFAR-10. Without one the test is skipped; where CI promises one, it fails."""
-    if _DATA and (Path(_DATA) / "cifar10" / "data.safetensors").is_file():
+    return _folder_with("cifar10", monkeypatch)
+
+
+@pytest.fixture
+def cifar100(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of data that holds CIFAR-100, alike."""
+    return _folder_with("cifar100", monkeypatch)
+
+
+def _folder_with(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if _DATA and (Path(_DATA) / name / "data.safetensors").is_file():
         monkeypatch.setenv("DDBENCH_DATA", _DATA)
         return Path(_DATA)
     if _DATA and os.environ.get("CI"):
-        pytest.fail(f"DDBENCH_DATA={_DATA} holds no cifar10/data.safetensors")
-    pytest.skip("DDBENCH_DATA names no folder with cifar10/data.safetensors")
+        pytest.fail(f"DDBENCH_DATA={_DATA} holds no {name}/data.safetensors")
+    pytest.skip(f"DDBENCH_DATA names no folder with {name}/data.safetensors")
 
 
 @pytest.fixture
@@ -98,5 +108,50 @@ def test_cifar10_by_tape(cifar10: Path, ddbench: Command, monkeypatch: pytest.Mo
         if one.set.labels == "taped":
             assert (one.set.bytes["images"], one.set.bytes["labels"]) == (20 * 3072, 3 * 20 * 10 * 2)
             assert {student.steps for student in one.students} == {20}
+    assert "nothing to do" in ddbench("eval", "--runs", "1")
+    assert "boards are what their records say" in ddbench("leaderboard", "--check")
+
+
+@pytest.mark.slow
+def test_cifar_transfer(cifar10: Path, cifar100: Path, ddbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distilled from CIFAR-100 without a label, judged on CIFAR-10."""
+    student = "pyramid3-x0.02"
+    known = PROTOCOLS["transfer-small"]
+    assert isinstance(known, TransferProtocol)
+    steps = TrainingRecipe(steps=3, batch=16, lr=0.01)
+    small = replace(
+        known, architectures=(student,), target="cifar10@20/20", features=steps, classes=replace(steps, augment="dsa"),
+        tuning=steps, probes=(0.05, 1.0), probe_draws=1, full_epochs=1,
+    )  # fmt: skip
+    monkeypatch.setitem(PROTOCOLS, "transfer-small", small)
+    settings = {
+        "target.architecture": _NET, "target.recipe.steps": 3, "target.recipe.projector": 32,
+        "target.recipe.batch": 100, "student": student, "pool.size": 2, "pool.max_age": 3, "steps": 4, "batch": 64,
+    }  # fmt: skip
+    changes = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    made = ddbench("synth", "--method", "krr-st", "--ipc", "1", "--dataset", "cifar100@5/5", *changes)
+    found = re.match(r"made set (\w{12}), ([\d,]+) bytes, in (\S*/krr-st/ipc1/\1)\n", made)
+    assert found, made
+    assert (Path(found[3]) / "card.png").read_bytes().startswith(b"\x89PNG")
+    features = 13 * 4 * 4  # of the target network, 12.8 channels wide
+    images_and_targets = 100 * 3072 * 4 + (100 + 1) * features * 4
+    assert images_and_targets < int(found[2].replace(",", "")) < images_and_targets + 2000
+
+    monkeypatch.setattr("dd_bench.store.render_card", lambda *_: b"\x89PNG, in name only")  # 25 take long
+    judged = ddbench("eval", "--runs", "1")
+    assert "  cifar100@5/5: leaderboards/cifar100@5+5.md\n" in judged
+    records = [record for _, record in read_records(Path("leaderboards/results"))]
+    assert {(one.set.method, one.set.labels, one.set.images) for one in records} == {
+        ("krr-st", "features", 100), ("krr-shuffled", "features", 100), ("k-means", "features", 100),
+        ("random", "features", 100), ("random", "features", 200), ("random", "hard", 100), ("scratch", "hard", 500),
+        ("full", "hard", 500),
+    }  # fmt: skip
+    assert {one.target_fingerprint for one in records} == {records[0].target_fingerprint}
+    assert records[0].target_fingerprint != records[0].set.fingerprint
+    for one in records:
+        for scored in one.students:
+            assert set(scored.metrics) == {"top1", "nll", "probe5", "probe100"}
+            assert all(0 <= scored.metrics[name] <= 1 for name in ("top1", "probe5", "probe100"))
+    assert "| **krr-st** · small; " in Path("leaderboards/cifar100@5+5.md").read_text()
     assert "nothing to do" in ddbench("eval", "--runs", "1")
     assert "boards are what their records say" in ddbench("leaderboard", "--check")

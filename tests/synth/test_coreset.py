@@ -3,9 +3,12 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans as Clusters
 
 from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
@@ -14,14 +17,19 @@ from dd_bench.graph_sets import Graphs
 from dd_bench.graphs import GraphBatch
 from dd_bench.learn.tape import Epoch, TapeRecipe, draw_tape
 from dd_bench.run import Run
-from dd_bench.seeding import derive_seed
+from dd_bench.seeding import derive_seed, generator
 from dd_bench.sets import Images
-from dd_bench.targets import HardLabels, SoftLabels, TapedLabels
-from synth.base import Synthesizer, Task, config_of, override
-from synth.coreset import Herding, Random, herd, tree_features
+from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels
+from synth.base import DRAWS, Distilled, Synthesizer, Task, config_of, configure, override
+from synth.coreset import Herding, KMeans, Random, herd, nearest_to_centres, tree_features
 from synth.infer import Infer
+from synth.krr import KRRST
 from synth.mirage import Mirage, RandomTrees
+from synth.parts.barlow_twins import BarlowTwinsRecipe
+from synth.parts.model_pool import PoolRecipe
+from synth.parts.sampling import sample_images
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan
+from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers
 from synth.pipeline import Order, describe
 from synth.trajectory import MTT
@@ -161,11 +169,154 @@ def test_what_was_before_tapes_has_the_ids_it_had(blobs: ImageData) -> None:
     """Computed before there were any, on a made-up fingerprint: a recipe that moves orphans its records."""
     data = replace(blobs, spec=replace(BLOBS, name="made-up"), fingerprint="ab" * 32)
     task = Task(data, ipc=10, seed=0, device=torch.device("cpu"))
-    presets = {name: preset for name, preset in Random.PRESETS.items() if not name.endswith("-taped")}
+    presets = {name: Random.PRESETS[name] for name in KNOWN}
+    assert {name for name in Random.PRESETS if not name.endswith("-taped") and "-features" not in name} == set(KNOWN)
     assert {name: describe(Order("random", "x", preset), task).recipe for name, preset in presets.items()} == KNOWN
-    assert not any("tape" in config_of(preset) for preset in presets.values())
+    assert not any({"tape", "target", "times"} & set(config_of(preset)) for preset in presets.values())
     for preset, recipe in (("small-ipc10", "35f9ebfc3514"), ("published-cifar10-ipc1", "cec4722e892c")):
         assert describe(Order("mtt", "x", MTT.PRESETS[preset]), task).recipe == recipe
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+TARGET = TargetPlan("convnet1-batch-x0.0625", BarlowTwinsRecipe(steps=2, batch=54, projector=(8,)))
+FEATURES = Random(target=TARGET, protocol="transfer-digits")
+
+
+@pytest.fixture
+def target(task: Task, tmp_path: Path) -> TargetModel:
+    return obtain_target(TARGET, task, Run(tmp_path / "target"))
+
+
+def values(made: Distilled) -> torch.Tensor:
+    assert isinstance(made.targets, Features)
+    return made.targets.values
+
+
+def test_a_target_says_what_it_sees_in_the_same_images(task: Task, run: Run, target: TargetModel) -> None:
+    """Drawn without regard to class, they are those that KRR-ST begins with."""
+    task = replace(task, seed=3)
+    made = FEATURES.synthesize(task, run)
+    picked = sample_images(120, 12, 3)
+    assert isinstance(made.payload, Images)
+    assert made.payload.pixels.dtype == torch.uint8
+    assert made.payload.pixels.equal(task.images.images[picked])
+    assert values(made).equal(target.plain[picked])
+    assert isinstance(made.targets, Features)
+    assert made.targets.center.equal(target.center)
+    assert made.targets.scale == target.scale
+    assert made.parents == (target.facts.id,)
+    assert made.teacher_seconds == target.facts.seconds > 0
+    begun = KRRST(
+        TARGET, "pyramid2-x0.015625", PoolRecipe(size=1, max_age=2), steps=1, batch=8, lr=1e-30, augment="none"
+    ).synthesize(task, Run(run.folder.with_name("krr")))
+    torch.testing.assert_close(begun.payload.decode(), made.payload.decode(), rtol=0, atol=1e-6)  # type: ignore[union-attr]
+    assert values(begun).equal(values(made))
+
+
+def test_no_label_is_read_where_there_are_targets(task: Task, run: Run) -> None:
+    data = task.images
+    permuted = replace(task, data=replace(data, labels=data.labels.flip(0)))
+    for method in (FEATURES, KMeans(TARGET)):
+        first, again = (method.synthesize(one, run) for one in (task, permuted))
+        assert first.payload.decode().equal(again.payload.decode())  # type: ignore[union-attr, arg-type]
+        assert values(first).equal(values(again))
+
+
+def test_as_many_times_the_images(task: Task, run: Run, plan: TeacherPlan) -> None:
+    """They begin with those of once."""
+    once, twice = (replace(FEATURES, times=times).synthesize(task, run) for times in (1, 2))
+    assert (len(values(once)), len(values(twice))) == (12, 24)
+    assert values(twice)[:12].equal(values(once))
+    assert pixels(replace(FEATURES, times=2), task, run)[:12].equal(pixels(FEATURES, task, run))
+    hard = Random(times=2).synthesize(task, run)
+    assert hard.payload.decode().equal(Random().synthesize(replace(task, ipc=8), run).payload.decode())  # type: ignore[arg-type, union-attr]
+    assert isinstance(hard.targets, HardLabels)
+    assert torch.bincount(hard.targets.classes).tolist() == [8] * 3
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_k_means_matches_reference(count: int) -> None:
+    features = torch.randn(40, 3, generator=generator(0))
+    picked = nearest_to_centres(features, count, seed=5)
+    clusters = Clusters(count, n_init=1, random_state=derive_seed("k-means", 5) % 2**32).fit(features.double().numpy())
+    taken: list[int] = []
+    for centre, row in zip(torch.from_numpy(clusters.cluster_centers_), picked.tolist(), strict=True):
+        distances = (features.double() - centre).square().sum(1).sqrt()
+        distances[taken] = torch.inf
+        assert distances[row] <= distances.min() + 1e-9, "the two rows of a cluster of two are as near"
+        taken.append(row)
+    assert len(picked.unique()) == count
+    assert nearest_to_centres(features, count, seed=5).equal(picked)
+
+
+def test_rows_of_k_means_differ_though_centres_share_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of such centres takes its next."""
+
+    class Found:
+        cluster_centers_ = np.array([[5.0], [5.1], [0.2], [4.9]])
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def fit(self, _: Any) -> "Found":
+            return self
+
+    features = torch.tensor([[0.0], [5.0], [6.0], [9.0], [3.0]])
+    assert nearest_to_centres(torch.arange(6.0)[:, None], 6, 0).sort().values.equal(torch.arange(6))
+    monkeypatch.setattr("sklearn.cluster.KMeans", Found)
+    assert nearest_to_centres(features, 4, 0).tolist() == [1, 2, 0, 4]
+
+
+def test_k_means_is_real_images_with_targets(task: Task, run: Run, target: TargetModel) -> None:
+    made = KMeans(TARGET).synthesize(task, run)
+    picked = nearest_to_centres(target.plain, 12, 0)
+    assert isinstance(made.payload, Images)
+    assert made.payload.pixels.equal(task.images.images[picked])
+    assert values(made).equal(target.plain[picked])
+    assert made.parents == (target.facts.id,)
+    other = KMeans(TARGET).synthesize(replace(task, seed=1), run)
+    assert not values(other).equal(values(made))
+    spread = [torch.cdist(target.plain, values(one)).amin(1).mean() for one in (made, FEATURES.synthesize(task, run))]
+    assert spread[0] < spread[1], "all images are nearer to those than to random ones"
+    (control,) = KMeans(TARGET, "transfer-digits").controls(task)
+    assert (control.method, control.labels, control.seeds) == ("random", "features", DRAWS)
+    assert configure(Random, control.config) == FEATURES
+
+
+@pytest.mark.parametrize(
+    ("method", "count"), [(FEATURES, 123), (replace(FEATURES, times=4), 132), (KMeans(TARGET), 123)],
+    ids=["random", "times", "k-means"],
+)  # fmt: skip
+def test_rejects_more_images_than_there_are(
+    task: Task, run: Run, own_home: Path, method: Random | KMeans, count: int
+) -> None:
+    """Before a network is trained."""
+    ipc = 41 if count == 123 else 11
+    with pytest.raises(ConfigError, match=f"^{count} images are asked for of 120 training images; lower --ipc$"):
+        method.synthesize(replace(task, ipc=ipc), run)
+    assert not (own_home / "teachers").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"target": TARGET, "teachers": PLANS["digits"]}, "target and teachers are set; expected features or labels"),
+        ({"times": 0}, "times is 0; expected at least 1"),
+        ({"times": -2, "target": TARGET}, "times is -2; expected at least 1"),
+    ],
+)
+def test_rejects_settings(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Random(**wrong)
+
+
+def test_presets_with_features() -> None:
+    for scale in ("small", "digits"):
+        assert Random.PRESETS[f"{scale}-features"] == Random(target=TARGETS[scale], protocol=f"transfer-{scale}")
+        assert KMeans.PRESETS[scale] == KMeans(TARGETS[scale], f"transfer-{scale}")
+    assert KMeans.PRESETS["default"] == KMeans(TARGETS["default"], "transfer-cifar")
+    for dataset, preset in (("digits-low", "digits"), ("cifar100", "default"), ("cifar10@200", "small")):
+        assert KMeans.preset_for(dataset) == preset
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------

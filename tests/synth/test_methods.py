@@ -91,7 +91,7 @@ def test_built_in_methods(name: str) -> None:
     assert f"{method.__module__}:{method.__qualname__}" == synth.METHODS[name] == synth.methods()[name]
     assert method.version >= 1
     assert method.PRESETS
-    assert method.default_dataset in ("digits", "digits-graph"), "which need no download"
+    assert method.default_dataset in ("digits", "digits-low", "digits-graph"), "which need no download"
 
 
 def test_no_class_stands_under_two_names() -> None:
