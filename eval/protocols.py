@@ -227,6 +227,7 @@ class TransferProtocol:
         probe_l2: weight of half the squared weights beside the mean cross-entropy; features have mean square 1.
         full_epochs: epochs on all real source images when ``full`` is judged beside the sets; 0: it is not judged.
         labels: what students get; those that a set stores.
+        taped: the training on labels of a tape, at the set's own temperature.
 
     Raises:
         ConfigError: for probes or a weight out of range.
@@ -245,6 +246,7 @@ class TransferProtocol:
     probe_l2: float = 0.01
     full_epochs: int = 0
     labels: Literal["stored"] = "stored"
+    taped: TapeTraining = later(TapeTraining(steps=2100))
 
     def __post_init__(self) -> None:
         ascending = list(self.probes) == sorted(set(self.probes))
@@ -325,6 +327,7 @@ _TRANSFER = TransferProtocol(
     ),
     classes=TrainingRecipe(steps=4000, batch=256, lr=0.01, schedule="half", augment="dsa"),
     tuning=TrainingRecipe(steps=10_000, batch=256, lr=0.01),
+    taped=TapeTraining(epochs=300),
 )  # fmt: skip
 _TRANSFER_SMALL = replace(
     _TRANSFER,
@@ -336,6 +339,7 @@ _TRANSFER_SMALL = replace(
     features=replace(_TRANSFER.features, steps=400, batch=100),
     classes=replace(_TRANSFER.classes, steps=400, batch=100),
     tuning=replace(_TRANSFER.tuning, steps=400, batch=128),
+    taped=TapeTraining(steps=2100),
     full_epochs=10,
 )
 

@@ -59,8 +59,7 @@ def replay_of(
     Labels of a tape are told as they are; soft and hard ones are mixed as the images are, soft ones as logits.
     """
     if isinstance(targets, TapedLabels | ThinLabels):
-        objective = partial(distillation, temperature=protocol.temperature or targets.temperature)
-        return Replay(targets.tape, _read(targets, spec.num_classes), objective)
+        return recorded(targets, spec.num_classes, protocol.temperature or targets.temperature)
     batches = len(batch_bounds(count, protocol.tape.batch))
     recipe = replace(protocol.tape, epochs=training.epochs or -(-training.steps // batches))
     tape = draw_tape(count, spec, recipe, derive_seed("student tape", seed))
@@ -68,6 +67,11 @@ def replay_of(
         return Replay(tape, constant_lessons(F.one_hot(targets.classes, spec.num_classes).float(), spec), cross_entropy)
     objective = partial(distillation, temperature=protocol.temperature or targets.temperature)
     return Replay(tape, constant_lessons(targets.logits.float(), spec), objective)
+
+
+def recorded(labels: TapedLabels | ThinLabels, num_classes: int, temperature: float) -> Replay:
+    """Returns the tape that the labels belong to, with them."""
+    return Replay(labels.tape, _read(labels, num_classes), partial(distillation, temperature=temperature))
 
 
 def _read(labels: TapedLabels | ThinLabels, num_classes: int) -> Lessons:

@@ -17,14 +17,16 @@ from dd_bench.data.names import parse_name
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError
 from dd_bench.learn.losses import cross_entropy, distillation, mean_squared_error
+from dd_bench.learn.tape_training import fit_tape
 from dd_bench.learn.training import Objective, TrainingRecipe, fit
 from dd_bench.models import Classifier, build
 from dd_bench.seeding import derive_seed, generator, seeded
-from dd_bench.targets import Features, HardLabels, Labels, SoftLabels, Targets
+from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
 from eval.cells import SetFacts, probe_metric
 from eval.judging import Bench, Outcome, baseline_facts
 from eval.probe import draw_labelled, fit_probe
 from eval.protocols import AnyProtocol, TransferProtocol
+from eval.replay import recorded
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,6 @@ class TransferSubject:
         check_source(protocol, facts.dataset)
         if self.destination.data.spec.name != protocol.target:
             raise ConfigError(f"protocol {protocol.name} leads to {protocol.target}, not to {self.judged_on[0]}")
-        if self.targets is not None and self.targets.kind == "taped":
-            raise ConfigError(
-                f"the labels of {facts.method} {facts.id} belong to a tape, but protocol {protocol.name} augments by "
-                "itself; synthesise the set with hard or soft labels, or with features"
-            )
         if self.spec.image_shape[0] != self.destination.data.spec.image_shape[0]:
             raise ConfigError(
                 f"images of {facts.dataset} have {self.spec.image_shape[0]} channels, those of {self.judged_on[0]} "
@@ -122,17 +119,30 @@ class TransferSubject:
         self, images: Tensor, targets: Targets, protocol: TransferProtocol, architecture: str, bench: Bench
     ) -> tuple[Classifier, int]:
         """Returns a network trained on the set, and its number of steps."""
+        seed, label = bench.seed, f"{bench.label}, on the set"
+        if isinstance(targets, TapedLabels | ThinLabels):
+            network = self._fresh(architecture, self.spec.num_classes, bench)
+            replay = recorded(targets, self.spec.num_classes, targets.temperature)
+            fit_tape(
+                network, images, replay.tape, replay.lessons, training=protocol.taped, objective=replay.objective,
+                run=bench.run, label=label,
+            )  # fmt: skip
+            return network, protocol.taped.total_steps(len(replay.tape.ranges()))
         recipe, objective, values = lesson(targets, protocol, self.spec.num_classes)
         if self.facts.ipc == 0:  # all real data
             recipe = replace(recipe, steps=0, epochs=protocol.full_epochs)
-        with seeded(bench.seed):
-            network = build(architecture, replace(self.spec, num_classes=values.shape[1]))
-        network.to(bench.device)
+        network = self._fresh(architecture, values.shape[1], bench)
         fit(
-            network, images, values, recipe=recipe, objective=objective, spec=self.spec, seed=bench.seed,
-            run=bench.run, label=f"{bench.label}, on the set",
+            network, images, values, recipe=recipe, objective=objective, spec=self.spec, seed=seed, run=bench.run,
+            label=label,
         )  # fmt: skip
         return network, recipe.total_steps(len(images))
+
+    def _fresh(self, architecture: str, outputs: int, bench: Bench) -> Classifier:
+        """Returns a network for images of the source, with so many outputs, before its first step."""
+        with seeded(bench.seed):
+            network = build(architecture, replace(self.spec, num_classes=outputs))
+        return network.to(bench.device)
 
     def _probe(self, model: Classifier, resize: "Resize", protocol: TransferProtocol, bench: Bench) -> dict[str, float]:
         """Returns the mean top-1 of linear probes for each share of the labels."""
@@ -205,11 +215,12 @@ def full_transfer(data: ImageData, destination: Destination) -> TransferSubject:
     return TransferSubject(facts, data.spec, data.images, HardLabels(data.labels), destination)
 
 
-def lesson(targets: Targets, protocol: TransferProtocol, num_classes: int) -> tuple[TrainingRecipe, Objective, Tensor]:
+def lesson(
+    targets: Features | HardLabels | SoftLabels, protocol: TransferProtocol, num_classes: int
+) -> tuple[TrainingRecipe, Objective, Tensor]:
     """Returns how a network learns from targets, the loss of a batch, and the values (N, K or D) it is held against."""
     if isinstance(targets, Features):
         return protocol.features, mean_squared_error, targets.values.float()
-    assert isinstance(targets, Labels)
     if isinstance(targets, SoftLabels):
         return protocol.classes, partial(distillation, temperature=targets.temperature), targets.logits.float()
     return protocol.classes, cross_entropy, F.one_hot(targets.classes, num_classes).float()

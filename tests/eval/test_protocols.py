@@ -42,6 +42,7 @@ OTHER_TRAINING: dict[str, Any] = {"epochs": 301, "steps": 7, "lr": 2e-3, "stretc
 OTHER_TAPE: dict[str, Any] = {"epochs": 299, "batch": 17, "micro": 4, "smallest_crop": 0.2}
 OTHER_REPLAY: dict[str, Any] = {"temperature": None, "full_epochs": 41, "labels": "class"}
 OTHER_TRANSFER: dict[str, Any] = {
+    "taped": TapeTraining(steps=7),
     "source": "digits", "target": "cifar10@50", "probes": (0.1,), "probe_draws": 9, "probe_l2": 0.02,
     "full_epochs": 41, "labels": "class",
 }  # fmt: skip
@@ -197,7 +198,7 @@ def test_json_is_the_whole_protocol(protocol: AnyProtocol) -> None:
     read = json.loads(json.dumps(protocol.as_json(), allow_nan=False))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
     trainings = dict.fromkeys(("recipe", "features", "classes", "tuning"), TrainingRecipe)
-    for name, kind in (trainings | {"training": TapeTraining, "tape": TapeRecipe}).items():
+    for name, kind in (trainings | {"training": TapeTraining, "taped": TapeTraining, "tape": TapeRecipe}).items():
         if name in values:
             values[name] = kind(**read[name])
     again = type(protocol)(**values)

@@ -20,6 +20,7 @@ from dd_bench.data.specs import SPECS, DatasetSpec
 from dd_bench.errors import ConfigError, DataError, HoldoutError, InvalidSetError
 from dd_bench.learn.losses import cross_entropy, distillation, mean_squared_error
 from dd_bench.learn.tape import TapeRecipe, draw_tape
+from dd_bench.learn.tape_training import TapeTraining, fit_tape
 from dd_bench.learn.training import TrainingRecipe, fit
 from dd_bench.models import build
 from dd_bench.run import Run
@@ -52,6 +53,7 @@ TINY = TransferProtocol(
     probe_draws=2,
     probe_l2=0.05,
     full_epochs=2,
+    taped=TapeTraining(steps=5, lr=0.01),
 )
 
 
@@ -102,7 +104,8 @@ def set_of(source: ImageData, there: Destination) -> MakeSubject:
         }
         if kind == "taped":
             tape = draw_tape(12, source.spec, TapeRecipe(epochs=1, batch=6, micro=3), 0)
-            targets["taped"] = TapedLabels(torch.zeros(1, 12, 3).half(), tape, classes, 4.0)
+            logits = 3 * torch.randn(1, 12, 3, generator=generator(4))
+            targets["taped"] = TapedLabels(logits.half(), tape, classes, 4.0)
         known: dict[str, Any] = {
             "id": "0123456789ab", "sha256": "5e" * 32, "method": "krr-st", "preset": "digits", "dataset": "blobs",
             "fingerprint": source.fingerprint, "ipc": 4, "seed": 0, "recipe": "ba9876543210", "labels": kind,
@@ -339,6 +342,27 @@ def test_the_test_split_is_looked_at_once_for_the_probes_and_once_in_the_end(
         set_of().train(TINY, NET, Bench("cell-0", "student 1", 5, Run(tmp_path / "again"), test, CPU))
 
 
+def test_labels_of_a_tape_are_replayed(
+    set_of: MakeSubject, fits: list[Fit], train: Train, source: ImageData, tmp_path: Path
+) -> None:
+    subject = set_of("taped")
+    labels, images = subject.targets, subject.images
+    assert isinstance(labels, TapedLabels)
+    assert images is not None
+    outcome = train(subject)
+    with seeded(5):
+        network = build(NET, source.spec)
+    fit_tape(
+        network, images, labels.tape, lambda _, __: labels.logits[0].float(), training=TINY.taped,
+        objective=partial(distillation, temperature=4.0), run=Run(tmp_path / "reference"), label="reference",
+    )  # fmt: skip
+    (tuning,) = fits
+    learned = {name: value for name, value in network.state_dict().items() if name.startswith("features.")}
+    assert tuning.body("before").keys() == learned.keys()
+    assert all(tuning.body("before")[name].equal(value) for name, value in learned.items())
+    assert outcome.steps == 5 + 3
+
+
 # --- sizes -----------------------------------------------------------------------------------------------------------
 
 
@@ -468,7 +492,8 @@ def test_a_target_that_is_the_source_is_not_told(source: ImageData, corners_dir:
 def test_rejects_what_it_is_not_for(set_of: MakeSubject, source: ImageData, there: Destination) -> None:
     subject = set_of()
     subject.check(TINY)
-    set_of("hard").check(TINY)
+    for kind in ("hard", "soft", "taped"):
+        set_of(kind).check(TINY)
     scratch_subject(source, there).check(TINY)
     set_of(dataset="blobs@10/5").check(TINY)
     cases: list[tuple[TransferSubject, Any, str]] = [
@@ -480,7 +505,6 @@ def test_rejects_what_it_is_not_for(set_of: MakeSubject, source: ImageData, ther
         (set_of(dataset="blobs@10/5"), replace(TINY, source="digits"), "is for sets of digits, but these "
          "are of blobs@10/5"),
         (subject, replace(TINY, target="blobs"), "protocol tiny-transfer leads to blobs, not to corners"),
-        (set_of("taped"), TINY, "the labels of krr-st 0123456789ab belong to a tape, but protocol tiny-transfer"),
         (replace(subject, spec=replace(source.spec, image_shape=(3, 8, 8))), TINY,
          "images of blobs have 3 channels, those of corners 1; expected as many"),
     ]  # fmt: skip
