@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, ClassVar, Self, overload
 from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
-from dd_bench.models import convnet, densenet, efficientnet, mobilenetv2, resnet, shufflenet, shufflenetv2
+from dd_bench.models import (
+    alexnet,
+    convnet,
+    densenet,
+    efficientnet,
+    mlp,
+    mobilenetv2,
+    resnet,
+    shufflenet,
+    shufflenetv2,
+    vgg,
+    vit,
+)
 from dd_bench.models.classifier import Classifier, Features
 
 if TYPE_CHECKING:
@@ -246,6 +258,26 @@ FAMILIES: dict[str, Family | GraphFamily] = {
         "DenseNet-121; 3x3 stem up to 64 pixels, 7x7 above; the factor multiplies its growth rate of 32",
         (),
         lambda architecture, spec: densenet.densenet121_features(spec, factor=architecture.factor),
+    ),
+    "vgg11": Family(
+        "VGG11 for small images, one linear layer (pytorch-cifar, DC)",
+        vgg.NORMS,
+        lambda architecture, spec: vgg.vgg11_features(spec, norm=architecture.norm, factor=architecture.factor),
+    ),
+    "alexnet": Family(
+        "AlexNet for small images (DC)",
+        alexnet.NORMS,
+        lambda architecture, spec: alexnet.alexnet_features(spec, norm=architecture.norm, factor=architecture.factor),
+    ),
+    "mlp": Family(
+        "Two hidden layers of width 128 on the pixels (DC)",
+        (),
+        lambda architecture, spec: mlp.mlp_features(spec, factor=architecture.factor),
+    ),
+    "vit": Family(
+        "Vision Transformer of the size of ViT-Ti; 8 x 8 patches below 112 pixels, of 16 pixels above",
+        (),
+        lambda architecture, spec: vit.vit_features(spec, factor=architecture.factor),
     ),
     **{
         f"{kind}{layers}": GraphFamily(

@@ -29,6 +29,7 @@ from torch import nn
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError
 from dd_bench.models.classifier import Features
+from dd_bench.models.layers import GlobalAverage, norm_layers
 
 WIDTH = 128
 TOP_WIDTH = 512
@@ -63,7 +64,7 @@ def pooled_features(spec: DatasetSpec, *, depth: int, norm: str, factor: float) 
     """Returns the pyramid of ``depth`` blocks whose last map is averaged, so that D is its 512 channels (by factor)."""
     layers, _ = _blocks("pooled", spec, [TOP_WIDTH >> (depth - 1 - block) for block in range(depth)], norm, factor)
     *convolutions, _ = layers  # the flattening
-    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten()), max(1, int(TOP_WIDTH * factor + 0.5))
+    return nn.Sequential(*convolutions, GlobalAverage()), max(1, int(TOP_WIDTH * factor + 0.5))
 
 
 def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, factor: float) -> Features:
@@ -85,7 +86,7 @@ def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, fa
         filters = max(1, int(full * factor + 0.5))
         padding = 3 if pad_to_32 and block == 0 else 1
         layers += [nn.Conv2d(channels, filters, kernel_size=3, padding=padding)]
-        layers += [*_norm_layers(norm, filters), nn.ReLU(), nn.AvgPool2d(2)]
+        layers += [*norm_layers(norm, filters), nn.ReLU(), nn.AvgPool2d(2)]
         channels = filters
     layers.append(nn.Flatten())  # (N, F, H / 2^d, W / 2^d) -> (N, D)
     return nn.Sequential(*layers), channels * (height >> depth) * (width >> depth)
@@ -100,10 +101,3 @@ def usual_depth(spec: DatasetSpec) -> int:
     _, height, width = spec.image_shape
     side = 32 if (height, width) == (28, 28) else min(height, width)  # the first convolution pads 28 to 32
     return min(max(side.bit_length() - 3, 2), MAX_DEPTH)
-
-
-def _norm_layers(norm: str, filters: int) -> list[nn.Module]:
-    """Returns the layers of one normalisation; none for ``"none"``."""
-    if norm == "instance":
-        return [nn.GroupNorm(filters, filters)]
-    return [nn.BatchNorm2d(filters)] if norm == "batch" else []

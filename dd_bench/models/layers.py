@@ -18,6 +18,16 @@ def conv_bn(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
+def norm_layers(norm: str, channels: int) -> list[nn.Module]:
+    """Returns the layers of one normalisation: one for ``"instance"`` and ``"batch"``, none for ``"none"``.
+
+    "Instance" is ``GroupNorm`` with one group a channel and affine parameters, as in the condensation literature.
+    """
+    if norm == "instance":
+        return [nn.GroupNorm(channels, channels)]
+    return [nn.BatchNorm2d(channels)] if norm == "batch" else []
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Returns ``x`` (N, C, H, W) with its groups of channels interleaved, so that the next grouped layer mixes them.
 

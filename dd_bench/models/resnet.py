@@ -1,4 +1,4 @@
-"""ResNets of 18 to 101 layers, with the stem that fits the image.
+"""ResNets of 10 to 101 layers, with the stem that fits the image.
 
 Paper: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385, table 1).
 
@@ -10,7 +10,8 @@ Paper: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (a
 
 Parameters with the small stem and 10 classes, as in pytorch-cifar, and with the large one and 1,000 classes, the counts
 torchvision states: ResNet-18 11,173,962 (with 100 classes 11,220,132) and 11,689,512; ResNet-34 21,282,122 and
-21,797,672; ResNet-50 23,520,842 and 25,557,032; ResNet-101 42,512,970 and 44,549,160.
+21,797,672; ResNet-50 23,520,842 and 25,557,032; ResNet-101 42,512,970 and 44,549,160. ResNet-10, one block a stage, is
+KRR-ST's.
 """
 
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Bottleneck(nn.Module):
         return F.relu(residual + self.shortcut(x))
 
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Depth -> blocks in each stage; from 50 layers on they are bottlenecks."""
 
 

@@ -54,8 +54,8 @@ def test_equal_networks_are_equal() -> None:
         ("ConvNet3", "did you mean 'convnet3'"),
         (
             "convnet6",
-            "convnet5, densenet121, efficientnetb0, gat1, .*, mobilenetv2, .*, pyramid5, resnet101, "
-            "resnet18, .*, shufflenetv2",
+            "convnet5, densenet121, efficientnetb0, gat1, .*, mobilenetv2, .*, pyramid5, resnet10, resnet101, "
+            "resnet18, .*, shufflenetv2, vgg11, vit",
         ),
         ("", "unknown model ''"),
         (" convnet3", "unknown model ' convnet3'"),
@@ -109,6 +109,7 @@ def test_rejects_a_factor_that_is_not_a_number() -> None:
         ("shufflenetv2-x0.5", 352_042),  # kuangliu/pytorch-cifar
         ("shufflenetv2", 1_263_854),  # kuangliu/pytorch-cifar
         ("densenet121", 6_956_298),  # kuangliu/pytorch-cifar
+        ("vgg11", 9_231_114),  # kuangliu/pytorch-cifar
     ],
 )
 def test_parameter_count_matches_reference(name: str, published: int, cifar10: DatasetSpec) -> None:

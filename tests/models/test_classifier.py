@@ -14,8 +14,10 @@ from tests.models.conftest import IMAGE_FAMILIES
 
 SMALL = ["convnet2-x0.125", "convnet3-batch-x0.125", "convnet3-none-x0.125", "resnet18-x0.125"]
 SMALL += ["resnet50-x0.125", "mobilenetv2-x0.25", "efficientnetb0-x0.25", "shufflenetv1-x0.25", "shufflenetv2-x0.25"]
-SMALL += ["densenet121-x0.125"]
-BATCH_NORMED = [name for name in SMALL if "convnet" not in name or "batch" in name]
+SMALL += ["densenet121-x0.125", "pyramid2-x0.125", "pooled2-x0.125", "vgg11-x0.125", "alexnet-x0.125", "mlp-x0.25"]
+SMALL += ["vit-x0.0625"]
+WITHOUT = ("convnet2-x", "convnet3-none", "alexnet", "mlp", "vit")
+BATCH_NORMED = [name for name in SMALL if not name.startswith(WITHOUT)]
 
 
 def images(spec: DatasetSpec, count: int = 2) -> Tensor:

@@ -1,0 +1,38 @@
+"""VGG11 for small images, on which distilled sets are judged across architectures.
+
+Paper: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (arXiv 1409.1556,
+configuration A), in the form of kuangliu/pytorch-cifar, DC and KRR-ST: a normalisation behind each of the eight 3x3
+convolutions, and one linear layer in place of three. A pooling that would leave nothing of a small image is left out.
+
+Parameters with BatchNorm on CIFAR-10, as in pytorch-cifar: 9,231,114.
+"""
+
+from torch import nn
+
+from dd_bench.data.specs import DatasetSpec
+from dd_bench.models.classifier import Features
+from dd_bench.models.layers import norm_layers
+
+STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # a max-pooling follows each
+NORMS = ("batch", "instance", "none")
+
+
+def vgg11_features(spec: DatasetSpec, *, norm: str, factor: float) -> Features:
+    """Returns VGG11 without its head, for images (N, C, H, W).
+
+    Args:
+        spec: gives C, H and W.
+        norm: one of ``NORMS``.
+        factor: multiplies every width; at least one channel remains.
+    """
+    channels, height, width = spec.image_shape
+    layers: list[nn.Module] = []
+    for stage in STAGES:
+        for full in stage:
+            filters = max(1, int(full * factor + 0.5))
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), *norm_layers(norm, filters), nn.ReLU()]
+            channels = filters
+        if min(height, width) >= 2:
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+    return nn.Sequential(*layers, nn.Flatten()), channels * height * width
