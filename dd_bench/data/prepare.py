@@ -6,29 +6,23 @@ A prepared file of images holds ``train_images`` and ``test_images`` (N, C, H, W
 ``DDBENCH_DATA`` is only read.
 """
 
-import http.client
 import os
-import socket
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
 from dd_bench.data.digits import read_digits
+from dd_bench.data.downloads import download
 from dd_bench.data.graph_sources import make_graphs
 from dd_bench.data.graph_specs import GRAPH_SPECS
 from dd_bench.errors import DataError
 from dd_bench.files import write_atomic
-
-_PATIENCE_SECONDS = 30.0  # with a server that says nothing
 
 
 def find(base: str, data_dir: Path | None = None) -> Path:
@@ -108,55 +102,19 @@ def _make_digits(first: int, last: int, _folder: Path) -> dict[str, Tensor]:
     }
 
 
-def _make_cifar(class_name: str, folder: Path) -> dict[str, Tensor]:
-    """Returns CIFAR-10 or CIFAR-100 (fine labels) from the archive in ``folder``, downloading it if it is not there.
-
-    torchvision unpickles the archive's files. It compares the md5 of each with a constant of its own whenever a split
-    is opened, freshly downloaded or not, and before anything is loaded; so only the authors' pickles are ever run.
-    """
-    from torchvision import datasets  # here, because nothing else needs torchvision to read data
-
-    source = getattr(datasets, class_name)
-    tensors: dict[str, Tensor] = {}
-    try:
-        with _bounded_silence():
-            for split in ("train", "test"):
-                found = source(root=folder, train=split == "train", download=True)
-                pixels: NDArray[np.uint8] = found.data  # (N, H, W, C)
-                tensors[f"{split}_images"] = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-                tensors[f"{split}_labels"] = torch.tensor(found.targets, dtype=torch.int64)
-    except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
-        name = folder.name
-        raise DataError(
-            f"{name} is not prepared yet: no {name}/data.safetensors lies under --data-dir, DDBENCH_DATA or "
-            f"~/.cache/ddbench, and the download of {source.url} into {folder} failed ({error}); put "
-            f"{source.filename} into that folder and try again, or point DDBENCH_DATA at a folder that holds "
-            f"a prepared {name}/data.safetensors"
-        ) from error
-    return tensors
-
-
 def _make_graphs(folder: Path) -> dict[str, Tensor]:
     """Returns the graph set that ``folder`` is named after, from raw files in any of the data folders."""
     return make_graphs(folder.name, _folders(folder.parent))
-
-
-@contextmanager
-def _bounded_silence() -> Iterator[None]:
-    """Gives up on servers that stay silent; torchvision sets no time limit, and a firewall may just swallow packets."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 _MAKERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     "digits": partial(_make_digits, 0, 9),
     "digits-low": partial(_make_digits, 0, 4),
     "digits-high": partial(_make_digits, 5, 9),
-    "cifar10": partial(_make_cifar, "CIFAR10"),
-    "cifar100": partial(_make_cifar, "CIFAR100"),
+    "cifar10": partial(download, "CIFAR10"),
+    "cifar100": partial(download, "CIFAR100"),
+    "mnist": partial(download, "MNIST"),
+    "fashionmnist": partial(download, "FashionMNIST"),
+    "svhn": partial(download, "SVHN"),
     **dict.fromkeys(GRAPH_SPECS, _make_graphs),
 }

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from dd_bench.data import prepare as preparing
+from dd_bench.data.downloads import _archives
 from dd_bench.data.prepare import find, locate, prepare
 from dd_bench.data.specs import SPECS
 from dd_bench.errors import DataError
@@ -213,6 +214,94 @@ def test_without_network_the_message_says_what_to_put_where(tmp_path: Path, monk
     assert "put cifar.tar.gz into that folder" in message
     assert "DDBENCH_DATA at a folder that holds a prepared cifar10/data.safetensors" in message
     assert not list(tmp_path.rglob("data.safetensors"))
+
+
+class FakeMnist:
+    """torchvision's interface of MNIST and Fashion-MNIST: grey tensors without a channel."""
+
+    mirrors = ("https://example.org/grey/",)
+    resources = (("images.gz", "md5"), ("labels.gz", "md5"))
+
+    def __init__(self, *, root: Path, train: bool, download: bool) -> None:
+        assert download
+        self.data = torch.zeros(20, 28, 28, dtype=torch.uint8)
+        self.data[:, 4, 9] = torch.arange(20).byte() + (0 if train else 100)
+        self.targets = torch.arange(20) % 10
+
+
+class FakeSvhn:
+    """torchvision's interface of SVHN: arrays with channels first, and labels by another name."""
+
+    split_list = {  # noqa: RUF012 - as torchvision has it
+        "train": ["https://example.org/train.mat", "train.mat", "md5"],
+        "test": ["https://example.org/test.mat", "test.mat", "md5"],
+    }
+
+    def __init__(self, *, root: Path, split: str, download: bool) -> None:
+        assert download
+        self.data = np.zeros((20, 3, 32, 32), np.uint8)
+        self.data[:, 1, 4, 9] = np.arange(20) + {"train": 0, "test": 100}[split]
+        self.labels = np.arange(20) % 10
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "fake_source", "place"),
+    [
+        ("mnist", "MNIST", FakeMnist, (0, 4, 9)),
+        ("fashionmnist", "FashionMNIST", FakeMnist, (0, 4, 9)),
+        ("svhn", "SVHN", FakeSvhn, (1, 4, 9)),
+    ],
+)
+def test_other_data_sets_are_converted(
+    base: str,
+    name: str,
+    fake_source: type,
+    place: tuple[int, int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"torchvision.datasets.{name}", fake_source)
+    tensors = load_file(prepare(base, tmp_path))
+    for split, first in (("train", 0), ("test", 100)):
+        images, labels = tensors[f"{split}_images"], tensors[f"{split}_labels"]
+        assert (images.dtype, tuple(images.shape)) == (torch.uint8, (20, *SPECS[base].image_shape))
+        assert (labels.dtype, labels.tolist()) == (torch.int64, [i % 10 for i in range(20)])
+        assert images[7].nonzero().tolist() == [list(place)]
+        assert images[7][place] == first + 7
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "fake_source", "told"),
+    [
+        (
+            "mnist",
+            "MNIST",
+            FakeMnist,
+            "https://example.org/grey/ .* put images.gz, labels.gz .below Gone/raw. into that",
+        ),
+        ("svhn", "SVHN", FakeSvhn, "https://example.org/train.mat .* put train.mat and test.mat into that folder"),
+    ],
+)
+def test_without_network_other_messages_say_what_to_put_where(
+    base: str, name: str, fake_source: type, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: object, **_options: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(f"torchvision.datasets.{name}", type("Gone", (fake_source,), {"__init__": gone}))
+    with pytest.raises(DataError, match=rf"^{base} is not prepared yet: .* the download of {told}"):
+        prepare(base, tmp_path)
+    assert not list(tmp_path.rglob("data.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "SVHN", "CIFAR10", "CIFAR100"])
+def test_torchvision_says_where_archives_come_from(name: str) -> None:
+    """The real classes, whose attributes the messages are made of."""
+    import torchvision.datasets
+
+    origin, archives = _archives(getattr(torchvision.datasets, name))
+    assert origin.startswith("http")
+    assert "." in archives
 
 
 class Intruder:

@@ -32,8 +32,8 @@ def test_digits_mean_and_std_are_those_of_the_training_split(base: str, digits_d
     assert not SPECS[base].mirror
 
 
-@pytest.mark.parametrize("base", ["cifar10", "cifar100"])
-def test_cifar_mean_and_std_are_those_of_the_training_split(base: str, real) -> None:
+@pytest.mark.parametrize("base", ["cifar10", "cifar100", "mnist", "fashionmnist", "svhn"])
+def test_downloaded_mean_and_std_are_those_of_the_training_split(base: str, real) -> None:
     mean, std = measured(load(base, real(base)).images)
     assert mean == pytest.approx(SPECS[base].mean, abs=6e-5)  # four digits are written down
     assert std == pytest.approx(SPECS[base].std, abs=6e-5)
