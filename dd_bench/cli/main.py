@@ -73,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if number := interruption.requested():  # an import, for example, fails in its own way when it is interrupted
             stopped = InterruptedRunError(number, "at once")
             _fail(str(stopped), stopped.exit_code)
+        if _is_out_of_memory(error):
+            _fail(
+                f"out of memory ({str(error).partition(chr(10))[0]:.200}); make room and repeat the command, which "
+                "goes on where it was, or ask for other work: a smaller batch (--set …batch=…), narrower networks (-x0.5)",
+                DDBenchError.exit_code,
+            )
         if not isinstance(error, OSError) or error.errno not in _REFUSALS:
             raise
         place = f" {error.filename}" if error.filename else ""
@@ -81,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "command",
             DDBenchError.exit_code,
         )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Says whether memory was asked for that is not there; torch has a class of its own, but on a CPU only a text."""
+    name, text = type(error).__name__, str(error)
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text
 
 
 def _one_line(

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,28 @@ def test_a_full_disk(ddbench: Command, monkeypatch: pytest.MonkeyPatch, writes: 
     answer = ddbench(*TINY_INFER)
     assert answer.code == 0
     assert "made set" in answer.out
+
+
+def no_memory() -> None:
+    torch.empty(2**56)
+
+
+def no_cuda_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore words.")
+
+
+def no_python_memory() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fail", [no_memory, no_cuda_memory, no_python_memory])
+def test_too_little_memory(ddbench: Command, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]) -> None:
+    monkeypatch.setattr("synth.coreset.sample_per_class", lambda *_: fail())
+    fault = ddbench(*TINY_RANDOM).fault
+    assert re.match(
+        r"out of memory \(.*\); make room and repeat the command, which goes on where it was, or ask", fault
+    )
+    assert "\n" not in fault
 
 
 def test_a_full_disk_loses_no_score(ddbench: Command, drawn: str, monkeypatch: pytest.MonkeyPatch) -> None:
