@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if _is_out_of_memory(error):
             _fail(
                 f"out of memory ({str(error).partition(chr(10))[0]:.200}); make room and repeat the command, which "
-                "goes on where it was, or ask for other work: a smaller batch (--set …batch=…), narrower networks (-x0.5)",
+                "goes on where it was, or ask for less: a smaller batch (--set …batch=…), narrower networks (-x0.5)",
                 DDBenchError.exit_code,
             )
         if not isinstance(error, OSError) or error.errno not in _REFUSALS:
