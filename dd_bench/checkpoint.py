@@ -1,9 +1,11 @@
 """Checkpoints: nested state (dicts, lists, numbers, tensors) in one safetensors file, without pickle.
 
-The tensors are stored as they are; the shape of the tree around them goes, as JSON, into the file's metadata.
+The tensors are stored as they are; the shape of the tree around them goes, as JSON, into the file's metadata, together
+with a checksum of both: a disk that forgets a bit would otherwise change results in silence.
 """
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -81,7 +83,7 @@ def save_tree(path: Path, tree: Tree) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_strip(tree, tensors), allow_nan=False)
-    write_atomic(path, save(tensors, metadata={"tree": skeleton}))
+    write_atomic(path, save(tensors, metadata={"tree": skeleton, "crc32": _checksum(skeleton, tensors)}))
 
 
 def load_tree(path: Path) -> Tree:
@@ -93,11 +95,22 @@ def load_tree(path: Path) -> Tree:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no dict
-            return _restore(json.loads(file.metadata()["tree"]), tensors)
+            facts = file.metadata()
+        if facts.get("crc32", expected := _checksum(facts["tree"], tensors)) != expected:  # older files have none
+            raise ValueError("its checksum differs")
+        return _restore(json.loads(facts["tree"]), tensors)
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidSetError(
             f"{path} is no checkpoint of ddbench ({error}); delete it to start that stage anew"
         ) from error
+
+
+def _checksum(skeleton: str, tensors: dict[str, Tensor]) -> str:
+    """Returns the CRC-32 of the skeleton and of the tensors' bytes in the order of their names, hexadecimal."""
+    crc = zlib.crc32(skeleton.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def _strip(tree: Tree, tensors: dict[str, Tensor]) -> Any:

@@ -1,14 +1,16 @@
 """Runs: long work that says how far it is, saves its state, and goes on from there after any kind of stop.
 
-A run is a folder. Each stage in it is one checkpoint file that holds the state after some step; a stage that is
-finished keeps its last state until the whole run is discarded, so that nothing finished is done twice.
+A run is a folder. Each stage in it is one checkpoint file that holds the state after some step, and beside it the one
+before, should the disk have spoilt the last; a stage that is finished keeps its last state until the whole run is
+discarded, so that nothing finished is done twice.
 """
 
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import torch
 from torch import Tensor
 
 from dd_bench import interruption
-from dd_bench.checkpoint import Stateful, load_tree, save_tree
-from dd_bench.errors import DDBenchError, InterruptedRunError, NonFiniteError
+from dd_bench.checkpoint import Stateful, Tree, load_tree, save_tree
+from dd_bench.errors import DDBenchError, InterruptedRunError, InvalidSetError, NonFiniteError
 from dd_bench.files import slug, write_atomic
 from dd_bench.mirror import Mirror
 from dd_bench.progress import Progress
@@ -73,6 +75,7 @@ class Run:
                     self._report(label, done, values)
                 progress.update(done, values)
                 if save:
+                    _keep_before(path)
                     save_tree(path, {"label": label, "step": done, "total": total, "seconds": progress.seconds,
                                      "state": state.state_dict()})  # fmt: skip
                     saved_at = time.monotonic()
@@ -113,7 +116,7 @@ class Run:
         if not path.exists():
             self._forget_reports_after(label, 0)
             return 0, 0.0
-        saved: Any = load_tree(path)
+        saved: Any = _load_last(path)
         try:
             step, seconds, work = saved["step"], saved["seconds"], (saved["label"], saved["total"])
             if work != (label, total):
@@ -149,6 +152,40 @@ class Run:
             if line["stage"] != label or line["step"] <= step:
                 kept.append(text + "\n")
         write_atomic(path, "".join(kept).encode())
+
+
+def _before(path: Path) -> Path:
+    """Returns where the checkpoint before the last one lies."""
+    return path.with_name(f"{path.name}.before")
+
+
+def _keep_before(path: Path) -> None:
+    """Keeps the checkpoint in ``path`` by a second name, so that the next one does not take its place.
+
+    It is there under its own name at every instant. A file system without links keeps only the last one.
+    """
+    link = path.with_name(f".{path.name}.before")
+    with suppress(OSError):
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+        link.replace(_before(path))
+
+
+def _load_last(path: Path) -> Tree:
+    """Returns the last checkpoint that is sound, of two.
+
+    Raises:
+        InvalidSetError: if neither is.
+    """
+    try:
+        return load_tree(path)
+    except InvalidSetError as error:
+        try:
+            tree = load_tree(_before(path))
+        except (InvalidSetError, FileNotFoundError):
+            raise error from None
+        warnings.warn(f"{path} is damaged; going on from the checkpoint before it", stacklevel=2)
+        return tree
 
 
 class _Watch:

@@ -1,11 +1,12 @@
 """Checkpoints: what goes in comes out to the bit, in the same objects, and nothing else comes in."""
 
 import ast
+import contextlib
 import json
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -285,6 +286,33 @@ def test_rejects_a_cut_file(tmp_path: Path, good: bytes) -> None:
         path.write_bytes(good[:length])
         with pytest.raises(InvalidSetError, match="cut is no checkpoint"):
             load_tree(path)
+
+
+def test_rejects_every_forgotten_bit(tmp_path: Path, good: bytes) -> None:
+    """Of the tensors and of what stands around them; before there were checksums, tensors could change in silence."""
+    path = tmp_path / "bit"
+    for at in [*range(8, len(good), 5), len(good) - 1]:
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with contextlib.suppress(InvalidSetError):
+            assert same(load_tree(path), load_tree(tmp_path / "good")), "a space of the header, perhaps"
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(InvalidSetError, match="its checksum differs"):
+        load_tree(path)
+
+
+def test_files_from_before_checksums_are_read(tmp_path: Path) -> None:
+    save_file({"0": torch.ones(2)}, tmp_path / "old", metadata={"tree": '{"tensor": "0"}'})
+    assert torch.equal(cast(Tensor, load_tree(tmp_path / "old")), torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.uint8, torch.int64, torch.float64])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 2)])
+def test_checksums_know_every_tensor(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = torch.ones(shape, dtype=dtype)
+    save_tree(tmp_path / "x", {"a": tensor})
+    loaded = cast(dict[str, Tensor], load_tree(tmp_path / "x"))["a"]
+    assert loaded.dtype == dtype
+    assert torch.equal(loaded, tensor)
 
 
 def test_rejects_a_longer_file(tmp_path: Path, good: bytes) -> None:

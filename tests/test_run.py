@@ -210,7 +210,7 @@ def test_stages_go_on_each_by_itself(tmp_path: Path) -> None:
     assert torch.equal(first_again.place, first.place)
     assert torch.equal(second_again.place, second.place)
     assert lines_again == lines
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "b").iterdir() if path.suffix != ".before") == [
         "first_part.safetensors", "report.jsonl", "second_part.safetensors",
     ]  # fmt: skip
 
@@ -305,6 +305,52 @@ def test_rejects_a_damaged_checkpoint(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidSetError, match=r"walk\.safetensors is no checkpoint .* delete it"):
         Work().do(Run(tmp_path), total=5)
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    at = len(content) - 9
+    spoilt = {"cut": content[:-1], "empty": b"", "one bit": content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]}
+    path.write_bytes(spoilt[how])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "one bit"])
+def test_a_damaged_checkpoint_costs_one_interval(
+    tmp_path: Path, undisturbed: tuple[Tensor, Tensor, bytes], how: str
+) -> None:
+    def run() -> Run:
+        return Run(tmp_path, save_every_seconds=0)
+
+    with pytest.raises(Killed):
+        Work().do(run(), each=killed(40))
+    spoil(tmp_path / "walk.safetensors", how)
+    work = Work()
+    with pytest.warns(UserWarning, match=r"walk\.safetensors is damaged; going on from the checkpoint before it$"):
+        work.do(run())
+    assert work.seen == list(range(39, 250)), "one step was done again"
+    assert torch.equal(work.place, undisturbed[0])
+    assert torch.equal(work.draws.get_state(), undisturbed[1])
+    assert (tmp_path / "report.jsonl").read_bytes() == undisturbed[2]
+
+
+def test_rejects_two_damaged_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        Work().do(Run(tmp_path, save_every_seconds=0), each=killed(40))
+    for path in tmp_path.glob("walk.*"):
+        spoil(path, "one bit")
+    with pytest.raises(InvalidSetError, match=r"walk\.safetensors is no checkpoint .*its checksum differs.* delete it"):
+        Work().do(Run(tmp_path))
+
+
+def test_without_links_the_last_checkpoint_is_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    with pytest.raises(Killed):
+        Work().do(Run(tmp_path, save_every_seconds=0), each=killed(40))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.jsonl", "walk.safetensors"]
+    assert Work().do(Run(tmp_path)).seen[0] == 40
 
 
 # --- when states are saved, and seconds counted -----------------------------------------------------------------------
