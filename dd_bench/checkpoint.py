@@ -6,6 +6,7 @@ with a checksum of both: a disk that forgets a bit would otherwise change result
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -113,6 +114,22 @@ def _checksum(skeleton: str, tensors: dict[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
+def peek_tree(path: Path) -> Tree:
+    """Returns the tree that ``save_tree`` wrote with None in the place of every tensor; only the header is read.
+
+    Raises:
+        InvalidSetError: if the file is no such tree, or shorter than its header says.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return _restore(json.loads(file.metadata()["tree"]), dict.fromkeys(names))
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidSetError(
+            f"{path} is no checkpoint of ddbench ({error}); delete it to start that stage anew"
+        ) from error
+
+
 def _strip(tree: Tree, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
         name = str(len(tensors))
@@ -129,7 +146,7 @@ def _strip(tree: Tree, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a checkpoint cannot hold {type(tree).__name__}")
 
 
-def _restore(node: Any, tensors: dict[str, Tensor]) -> Tree:
+def _restore(node: Any, tensors: Mapping[str, Tree]) -> Tree:
     if node is None or isinstance(node, bool | int | float | str):
         return node
     ((kind, content),) = node.items()

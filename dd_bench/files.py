@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -69,9 +70,9 @@ def locked(name: str, *, wait_seconds: float = -1) -> Iterator[None]:
     Raises:
         BusyError: if ``wait_seconds`` (negative: no limit) pass while another process holds it.
     """
-    folder = home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.lock")
+    path = lock_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=_SILENT_SECONDS if wait_seconds < 0 else wait_seconds)
     except Timeout as timeout:
@@ -83,6 +84,62 @@ def locked(name: str, *, wait_seconds: float = -1) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def lock_file(name: str) -> Path:
+    """Returns the file behind the lock ``name``; it need not exist, and a free one may be removed (``remove_lock``)."""
+    return home() / "locks" / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.lock"
+
+
+def is_held(path: Path) -> bool:
+    """Says whether a process holds the lock of the file ``path``; true also where that cannot be found out.
+
+    Who asks for the lock just then without wanting to wait may take it for held.
+    """
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def remove_lock(path: Path) -> bool:
+    """Removes the file of a lock, unless a process holds it, and returns whether it is gone.
+
+    It is removed while it is locked: who had opened it before finds that it has no name any more, and opens another.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return False
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+    return True
+
+
+def measure(path: Path) -> tuple[int, float]:
+    """Returns the bytes of a file, or of all files in a folder, and when the newest was written (seconds since 1970).
+
+    A folder without files counts from its own making; links are not followed, and what vanishes meanwhile is not there.
+
+    Raises:
+        FileNotFoundError: if there is no ``path``.
+    """
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return (status.st_size if stat.S_ISREG(status.st_mode) else 0), status.st_mtime
+    parts = []
+    for entry in path.iterdir():
+        with suppress(FileNotFoundError):
+            parts.append(measure(entry))
+    return sum(size for size, _ in parts), max((written for _, written in parts), default=status.st_mtime)
 
 
 def slug(name: str) -> str:

@@ -71,13 +71,14 @@ class Progress:
         rate = (self._step - self.first) / spent if spent > 0 else 0.0
         parts = [f"{self.label}  {self._step}/{self.total}"]
         parts += [f"{name} {value:.4g}" for name, value in self._values.items()]
-        parts += [f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s each", _clock(self.seconds)]
+        parts += [f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s each", clock(self.seconds)]
         if rate > 0 and self._step < self.total:
-            parts.append(f"{_clock((self.total - self._step) / rate)} left")
+            parts.append(f"{clock((self.total - self._step) / rate)} left")
         return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")  # one line on a narrow terminal too
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Returns a duration for people, as ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

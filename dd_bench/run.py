@@ -20,9 +20,25 @@ from torch import Tensor
 from dd_bench import interruption
 from dd_bench.checkpoint import Stateful, Tree, load_tree, save_tree
 from dd_bench.errors import DDBenchError, InterruptedRunError, InvalidSetError, NonFiniteError
-from dd_bench.files import slug, write_atomic
+from dd_bench.files import home, locked, slug, write_atomic
 from dd_bench.mirror import Mirror
 from dd_bench.progress import Progress
+
+
+@contextmanager
+def open_run(name: str, *, mirror: Mirror | None = None) -> Iterator["Run"]:
+    """Yields the run ``home()/runs/<name>``; for the length of the block others can see that a process is at it.
+
+    That two processes never want one run is for the locks of what it works for: this one only keeps ``ddbench clean``
+    away, also before, between and after the stages, and is waited for no longer than that takes to move a folder.
+    """
+    with locked(lock_of_run(name)):
+        yield Run(home() / "runs" / name, mirror=mirror)
+
+
+def lock_of_run(name: str) -> str:
+    """Returns the name of the lock that a process holds while it is at the run ``home()/runs/<name>``."""
+    return f"run {name}"
 
 
 class Run:

@@ -17,7 +17,7 @@ from dd_bench.files import home, locked
 from dd_bench.mirror import Mirror
 from dd_bench.models import check_fit
 from dd_bench.networks import network_bytes
-from dd_bench.run import Run
+from dd_bench.run import Run, open_run
 from dd_bench.seeding import derive_seed
 from dd_bench.sets import SyntheticSet
 from dd_bench.store import StoredSet
@@ -115,13 +115,13 @@ def judge(
             cell = f"{facts.id}-{facts.sha256[:8]}-{protocol.id}-{architecture}-{index}"
             with suppress(BusyError), locked(f"student {cell}", wait_seconds=wait_seconds):
                 if index in missing_students(results, blank, runs):
-                    run = Run(home() / "runs" / f"student-{cell}", mirror=mirror)
-                    seed = student_seed(subject, protocol, architecture, index)
-                    bench = Bench(cell, f"student {index + 1} {facts.method}", seed, run, test, device)
-                    outcome = subject.train(protocol, architecture, bench)
-                    add_student(results, blank, _student(index, bench, outcome))
-                    # not before the score is on record: a kill in between would cost all of the training
-                    run.discard(reports=home() / "reports")
+                    with open_run(f"student-{cell}", mirror=mirror) as run:
+                        seed = student_seed(subject, protocol, architecture, index)
+                        bench = Bench(cell, f"student {index + 1} {facts.method}", seed, run, test, device)
+                        outcome = subject.train(protocol, architecture, bench)
+                        add_student(results, blank, _student(index, bench, outcome))
+                        # not before the score is on record: a kill in between would cost all of the training
+                        run.discard(reports=home() / "reports")
                     trained += 1
     return trained
 

@@ -9,7 +9,7 @@ from dd_bench.environment import describe_device, library_versions, peak_memory_
 from dd_bench.errors import ConfigError
 from dd_bench.files import home, locked
 from dd_bench.mirror import Mirror
-from dd_bench.run import Run
+from dd_bench.run import Run, open_run
 from dd_bench.sets import Control, Provenance, SyntheticSet, recipe_id
 from dd_bench.store import Store, StoredSet, open_set
 from synth import find
@@ -48,10 +48,10 @@ def distil(order: Order, task: Task, store: Store, *, mirror: Mirror | None = No
     with locked(f"set {provenance.set_id}"):
         if store.has(provenance):
             return open_set(store.folder(provenance)), False
-        run = Run(home() / "runs" / f"{order.method}-{provenance.set_id}", mirror=mirror)
-        distilled = order.synthesizer.synthesize(task, run)
-        stored = store.write(_complete(distilled, provenance, order, task, run))
-        run.discard(reports=home() / "reports")
+        with open_run(f"{order.method}-{provenance.set_id}", mirror=mirror) as run:
+            distilled = order.synthesizer.synthesize(task, run)
+            stored = store.write(_complete(distilled, provenance, order, task, run))
+            run.discard(reports=home() / "reports")
     return stored, True
 
 

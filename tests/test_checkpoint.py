@@ -5,6 +5,7 @@ import contextlib
 import json
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dd_bench
-from dd_bench.checkpoint import State, load_tree, save_tree
+from dd_bench.checkpoint import State, load_tree, peek_tree, save_tree
 from dd_bench.errors import InvalidSetError
 from dd_bench.seeding import generator, seeded
 
@@ -256,6 +257,10 @@ def test_rejects_plain_numbers_that_json_lacks(tmp_path: Path, number: float) ->
     assert list(tmp_path.iterdir()) == []
 
 
+READERS = pytest.mark.parametrize("read", [load_tree, peek_tree])
+Reader = Callable[[Path], Any]
+
+
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return (exec, ("raise SystemExit('unpickled')",))
@@ -267,8 +272,9 @@ def good(tmp_path: Path) -> bytes:
     return (tmp_path / "good").read_bytes()
 
 
+@READERS
 @pytest.mark.parametrize("kind", ["empty", "text", "pickle", "torch", "zeros", "huge header"])
-def test_rejects_other_files(tmp_path: Path, kind: str) -> None:
+def test_rejects_other_files(tmp_path: Path, kind: str, read: Reader) -> None:
     path = tmp_path / "x.safetensors"
     if kind == "torch":
         torch.save({"a": Bomb()}, path)
@@ -277,15 +283,16 @@ def test_rejects_other_files(tmp_path: Path, kind: str) -> None:
                    "huge header": (2**62).to_bytes(8, "little") + b"{}"}  # fmt: skip
         path.write_bytes(content[kind])
     with pytest.raises(InvalidSetError, match=r"x\.safetensors is no checkpoint of ddbench .* delete it"):
-        load_tree(path)
+        read(path)
 
 
-def test_rejects_a_cut_file(tmp_path: Path, good: bytes) -> None:
+@READERS
+def test_rejects_a_cut_file(tmp_path: Path, good: bytes, read: Reader) -> None:
     path = tmp_path / "cut"
     for length in [*range(0, len(good), 7), len(good) - 1]:
         path.write_bytes(good[:length])
         with pytest.raises(InvalidSetError, match="cut is no checkpoint"):
-            load_tree(path)
+            read(path)
 
 
 def test_rejects_every_forgotten_bit(tmp_path: Path, good: bytes) -> None:
@@ -315,12 +322,14 @@ def test_checksums_know_every_tensor(tmp_path: Path, dtype: torch.dtype, shape: 
     assert torch.equal(loaded, tensor)
 
 
-def test_rejects_a_longer_file(tmp_path: Path, good: bytes) -> None:
+@READERS
+def test_rejects_a_longer_file(tmp_path: Path, good: bytes, read: Reader) -> None:
     (tmp_path / "long").write_bytes(good + b"\0")
     with pytest.raises(InvalidSetError, match="long is no checkpoint"):
-        load_tree(tmp_path / "long")
+        read(tmp_path / "long")
 
 
+@READERS
 @pytest.mark.parametrize(
     "skeleton",
     [
@@ -329,16 +338,23 @@ def test_rejects_a_longer_file(tmp_path: Path, good: bytes) -> None:
         '{"list": [' * 5000 + "]}" * 5000,
     ],
 )  # fmt: skip
-def test_rejects_foreign_safetensors(tmp_path: Path, skeleton: str | None) -> None:
+def test_rejects_foreign_safetensors(tmp_path: Path, skeleton: str | None, read: Reader) -> None:
     path = tmp_path / "foreign"
     save_file({"0": torch.ones(2)}, path, metadata=None if skeleton is None else {"tree": skeleton})
     with pytest.raises(InvalidSetError, match="foreign is no checkpoint"):
-        load_tree(path)
+        read(path)
 
 
-def test_what_is_not_there_is_not_damaged(tmp_path: Path) -> None:
+@READERS
+def test_what_is_not_there_is_not_damaged(tmp_path: Path, read: Reader) -> None:
     with pytest.raises(FileNotFoundError):
-        load_tree(tmp_path / "nothing")
+        read(tmp_path / "nothing")
+
+
+def test_a_peek_sees_all_but_the_tensors(tmp_path: Path) -> None:
+    tree = {"step": 3, "state": {"x": torch.zeros(1000), "list": [1.5, torch.ones(2), None, "text"]}, 7: True}
+    save_tree(tmp_path / "x", tree)
+    assert peek_tree(tmp_path / "x") == {"step": 3, "state": {"x": None, "list": [1.5, None, None, "text"]}, 7: True}
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,19 @@ import pytest
 
 from dd_bench import files
 from dd_bench.errors import DDBenchError, InvalidSetError
-from dd_bench.files import home, human_bytes, locked, safe_name, sha256_file, slug, write_atomic
+from dd_bench.files import (
+    home,
+    human_bytes,
+    is_held,
+    lock_file,
+    locked,
+    measure,
+    remove_lock,
+    safe_name,
+    sha256_file,
+    slug,
+    write_atomic,
+)  # fmt: skip
 
 HOLD_LOCK = "import sys\nfrom dd_bench.files import locked\nwith locked('work'):\n print('held', flush=True)\n input()"
 
@@ -103,3 +115,66 @@ def test_locks_hold_between_processes(tmp_path: Path, monkeypatch: pytest.Monkey
         other.wait()
         with locked("work", wait_seconds=5):
             pass
+
+
+def test_whether_a_lock_is_held() -> None:
+    path = lock_file("work")
+    assert not is_held(path)
+    assert not path.parent.exists(), "looking changes nothing"
+    with locked("work"):
+        assert is_held(path)
+        assert not remove_lock(path)
+        assert not is_held(lock_file("other work"))
+    assert path.exists()
+    assert not is_held(path)
+    assert remove_lock(path)
+    assert not path.exists()
+    assert remove_lock(path), "what is gone is gone"
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lock_s_file_goes_before_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other way round somebody could hold the lock in between, on a file that is about to lose its name."""
+    with locked("work"):
+        pass
+    path, release, there = lock_file("work"), files.FileLock.release, []
+
+    def releasing(self: files.FileLock) -> None:
+        there.append(path.exists())
+        release(self)
+
+    monkeypatch.setattr(files.FileLock, "release", releasing)
+    assert remove_lock(path)
+    assert there[0] is False
+
+
+def test_a_lock_that_cannot_be_opened_counts_as_held(tmp_path: Path) -> None:
+    (tmp_path / "x.lock").mkdir()
+    assert is_held(tmp_path / "x.lock")
+    assert not remove_lock(tmp_path / "x.lock")
+    assert (tmp_path / "x.lock").is_dir()
+
+
+def test_measure(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "empty").mkdir()
+    outside.write_bytes(b"x" * 10_000)
+    for name, moment in (("a", 3), ("deep/b", 7)):
+        (folder / name).write_bytes(b"x" * moment)
+        os.utime(folder / name, (moment, moment))
+    (folder / "link").symlink_to(outside)
+    for link in (folder / "link", folder / "empty"):
+        os.utime(link, (5, 5), follow_symlinks=False)
+    assert measure(folder) == (10, 7)
+    assert measure(folder / "a") == (3, 3)
+    assert measure(folder / "link") == (0, 5)
+    assert measure(folder / "empty") == (0, 5)
+    with pytest.raises(FileNotFoundError):
+        measure(tmp_path / "nothing")
+
+
+def test_measure_passes_over_what_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").write_bytes(b"123")
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([self / "gone", self / "here"]))
+    assert measure(tmp_path)[0] == 3

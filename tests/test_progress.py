@@ -204,4 +204,4 @@ def test_it_writes_to_stderr(clock: Clock, capsys: pytest.CaptureFixture[str]) -
     [(0, "0:00"), (0.5, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599.6, "1:00:00"), (360_000, "100:00:00")],
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert progress._clock(seconds) == text
+    assert progress.clock(seconds) == text

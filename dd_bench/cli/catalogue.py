@@ -1,6 +1,7 @@
 """``ddbench list`` and ``ddbench show``: what there is."""
 
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ _ENDLESS = 100_000  # columns of a page that nobody reads on a terminal
 
 @click.group("list", short_help="List what there is.")
 def list_() -> None:
-    """List methods, data sets, protocols, models, or the sets in the store."""
+    """List methods, data sets, protocols, models, the sets in the store, or the runs under way."""
 
 
 @list_.command("methods")
@@ -111,6 +112,30 @@ def list_sets() -> None:
         click.echo(f"no sets in {options.shown(store.root)}; make one: ddbench synth --method infer --ipc 10")
     for line in damaged:
         click.echo(f"damaged: {line}", err=True)
+
+
+@list_.command("runs")
+def list_runs() -> None:
+    """List the unfinished runs: how far they are, and whether a process is at them."""
+    from dd_bench import runs
+    from dd_bench.files import home, human_bytes
+    from dd_bench.progress import clock
+
+    now, rows, found = time.time(), [], runs.list_runs()
+    for run in found:
+        said = [f"{stage.label}, step {stage.step} of {stage.total}" for stage in run.stages[-1:]]
+        said += [f"damaged: {name}" for name in run.damaged]
+        saved = runs.human_age(now - run.stages[-1].saved) if run.stages else "never"
+        rows.append((run.folder.name, "; ".join(said) or "nothing saved yet", clock(run.seconds),
+                     human_bytes(run.size_bytes), saved, "at work" if run.held else "-"))  # fmt: skip
+    if not rows:
+        click.echo(f"no runs in {options.shown(home() / 'runs')}: nothing is unfinished")
+        return
+    _table(("run", "stage last saved", "spent", "size", "saved", "process"), rows)
+    if any(run.damaged for run in found):
+        click.echo("where a checkpoint is damaged, delete its file: that stage starts anew")
+    if not all(run.held for run in found):
+        click.echo("the command that a run belongs to goes on with it; ddbench clean shows what can go")
 
 
 @click.command("show", short_help="Show a set and how it was judged.")

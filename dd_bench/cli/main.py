@@ -13,6 +13,7 @@ from dd_bench import __version__, interruption
 from dd_bench.cli import options
 from dd_bench.cli.boards import leaderboard
 from dd_bench.cli.catalogue import list_, show
+from dd_bench.cli.clean import clean
 from dd_bench.cli.doctor import doctor
 from dd_bench.cli.evaluate import evaluate
 from dd_bench.cli.synthesize import synthesize
@@ -43,7 +44,7 @@ def commands() -> None:
     """
 
 
-for command in (synthesize, evaluate, leaderboard, list_, show, doctor):
+for command in (synthesize, evaluate, leaderboard, list_, show, clean, doctor):
     commands.add_command(command)
 
 

@@ -23,7 +23,7 @@ from dd_bench.environment import describe_device, library_versions
 from dd_bench.errors import BusyError, ConfigError, InvalidSetError
 from dd_bench.files import home, locked, write_atomic
 from dd_bench.models import Architecture, build
-from dd_bench.run import Run
+from dd_bench.run import open_run
 from dd_bench.seeding import derive_seed, seeded
 from dd_bench.sets import digest_json
 from synth.base import Task
@@ -148,11 +148,11 @@ def _fresh_network(
 
 def _train(path: Path, index: int, digest: str, plan: ExpertPlan, encoded: EncodedImages, device: torch.device) -> None:
     network, seed = _fresh_network(plan, encoded, index, device)
-    run = Run(home() / "runs" / f"expert-{digest[:12]}-{index:03d}")
-    checkpoints, moves = train_expert(
-        network, plan.recipe, encoded, seed=seed, run=run, label=f"expert {index + 1} of {plan.count}"
-    )
-    facts = {"recipe": digest, "index": index, "seconds": round(run.seconds, 3), "plan": asdict(plan),
-             "device": describe_device(device), "versions": library_versions()}  # fmt: skip
-    write_atomic(path, save({"checkpoints": checkpoints, "moves": moves}, {"expert": json.dumps(facts)}))
-    run.discard(reports=home() / "reports")
+    with open_run(f"expert-{digest[:12]}-{index:03d}") as run:
+        checkpoints, moves = train_expert(
+            network, plan.recipe, encoded, seed=seed, run=run, label=f"expert {index + 1} of {plan.count}"
+        )
+        facts = {"recipe": digest, "index": index, "seconds": round(run.seconds, 3), "plan": asdict(plan),
+                 "device": describe_device(device), "versions": library_versions()}  # fmt: skip
+        write_atomic(path, save({"checkpoints": checkpoints, "moves": moves}, {"expert": json.dumps(facts)}))
+        run.discard(reports=home() / "reports")

@@ -1,14 +1,19 @@
 """Expensive parts of sets, kept under ``home()`` by what determines them, so that sets that share one make it once."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dd_bench.checkpoint import load_tree, save_tree
+from dd_bench.checkpoint import load_tree, peek_tree, save_tree
+from dd_bench.errors import InvalidSetError
 from dd_bench.files import home, locked
 from dd_bench.run import Run
 from dd_bench.sets import digest_json
+
+_FILE = re.compile(r"[0-9a-f]{16}\.safetensors")
 
 
 def remember(kind: str, key: Mapping[str, Any], run: Run, make: Callable[[], Tensor]) -> Tensor:
@@ -33,3 +38,23 @@ def remember(kind: str, key: Mapping[str, Any], run: Run, make: Callable[[], Ten
     cached: Any = load_tree(path)
     run.seconds += cached["seconds"]
     return cached[kind]  # type: ignore[no-any-return]
+
+
+def remembered_files() -> Iterator[Path]:
+    """Yields every file that ``remember`` has left, whatever its kind; all can be made again.
+
+    They are known by their names and by what they say of themselves. A damaged one says nothing and is not among them.
+    """
+    for path in sorted(home().glob("*/*.safetensors")):
+        if _FILE.fullmatch(path.name) and _kind_in(path) == path.parent.name:
+            yield path
+
+
+def _kind_in(path: Path) -> str | None:
+    """Returns what kind of part a file says that it holds, or None if it holds anything else."""
+    try:
+        tree: Any = peek_tree(path)
+        kind, seconds = tree
+    except (InvalidSetError, OSError, TypeError, ValueError):
+        return None
+    return kind if isinstance(kind, str) and seconds == "seconds" else None

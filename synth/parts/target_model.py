@@ -11,7 +11,7 @@ from dd_bench.errors import ConfigError
 from dd_bench.files import home, locked
 from dd_bench.models import Architecture, Classifier, build
 from dd_bench.networks import NetworkFacts, has_network, load_network, save_network
-from dd_bench.run import Run
+from dd_bench.run import Run, open_run
 from dd_bench.seeding import derive_seed, seeded
 from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings
@@ -112,30 +112,30 @@ def _train(network_id: str, plan: TargetPlan, task: Task) -> None:
     with seeded(seed):
         model = build(plan.architecture, data.spec)
     model.to(task.device).to(memory_format=convolution_layout(task.device))
-    run = Run(home() / "runs" / f"target-{network_id}")
-    label = f"target model {plan.architecture}"
-    train_barlow_twins(
-        model, data.images[kept], recipe=plan.recipe, spec=data.spec, seed=seed, run=run, label=label
-    )  # fmt: skip
-    model.eval()
-    rank = require_spread(_embed(model, data.images[held_out], mirrored=False), label)
-    save_network(
-        model,
-        NetworkFacts(
-            id=network_id,
-            architecture=plan.architecture,
-            dataset=data.spec.name,
-            fingerprint=data.fingerprint,
-            recipe=as_settings(plan.recipe) | {"held_out": plan.held_out, "objective": "barlow twins"},
-            seed=plan.seed,
-            held_out_rank=rank,
-            held_out_images=len(held_out),
-            seconds=run.seconds,
-            device=describe_device(task.device),
-            versions=library_versions(),
-        ),
-    )
-    run.discard(reports=home() / "reports")
+    with open_run(f"target-{network_id}") as run:
+        label = f"target model {plan.architecture}"
+        train_barlow_twins(
+            model, data.images[kept], recipe=plan.recipe, spec=data.spec, seed=seed, run=run, label=label
+        )  # fmt: skip
+        model.eval()
+        rank = require_spread(_embed(model, data.images[held_out], mirrored=False), label)
+        save_network(
+            model,
+            NetworkFacts(
+                id=network_id,
+                architecture=plan.architecture,
+                dataset=data.spec.name,
+                fingerprint=data.fingerprint,
+                recipe=as_settings(plan.recipe) | {"held_out": plan.held_out, "objective": "barlow twins"},
+                seed=plan.seed,
+                held_out_rank=rank,
+                held_out_images=len(held_out),
+                seconds=run.seconds,
+                device=describe_device(task.device),
+                versions=library_versions(),
+            ),
+        )
+        run.discard(reports=home() / "reports")
 
 
 def _read_off(model: Classifier, data: ImageData, run: Run) -> Tensor:

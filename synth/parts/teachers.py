@@ -13,7 +13,7 @@ from dd_bench.learn.losses import cross_entropy
 from dd_bench.learn.training import TrainingRecipe, fit
 from dd_bench.models import Architecture, build
 from dd_bench.networks import NetworkFacts, has_network, load_network, save_network
-from dd_bench.run import Run
+from dd_bench.run import open_run
 from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings
@@ -88,30 +88,30 @@ def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) ->
     with seeded(seed):
         model = build(architecture, spec)
     model.to(task.device)
-    run = Run(home() / "runs" / f"teacher-{network_id}")
-    one_hot = F.one_hot(labels[kept], spec.num_classes).float()
-    fit(
-        model, task.images.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
-        run=run, label=f"teacher {architecture}",
-    )  # fmt: skip
-    top1 = accuracy(model, task.images.images[held_out], labels[held_out], task.device)
-    save_network(
-        model,
-        NetworkFacts(
-            id=network_id,
-            architecture=architecture,
-            dataset=spec.name,
-            fingerprint=task.data.fingerprint,
-            recipe=as_settings(plan.recipe) | {"held_out": plan.held_out},
-            seed=plan.seed,
-            held_out_top1=top1,
-            held_out_images=len(held_out),
-            seconds=run.seconds,
-            device=describe_device(task.device),
-            versions=library_versions(),
-        ),
-    )
-    run.discard(reports=home() / "reports")
+    with open_run(f"teacher-{network_id}") as run:
+        one_hot = F.one_hot(labels[kept], spec.num_classes).float()
+        fit(
+            model, task.images.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
+            run=run, label=f"teacher {architecture}",
+        )  # fmt: skip
+        top1 = accuracy(model, task.images.images[held_out], labels[held_out], task.device)
+        save_network(
+            model,
+            NetworkFacts(
+                id=network_id,
+                architecture=architecture,
+                dataset=spec.name,
+                fingerprint=task.data.fingerprint,
+                recipe=as_settings(plan.recipe) | {"held_out": plan.held_out},
+                seed=plan.seed,
+                held_out_top1=top1,
+                held_out_images=len(held_out),
+                seconds=run.seconds,
+                device=describe_device(task.device),
+                versions=library_versions(),
+            ),
+        )
+        run.discard(reports=home() / "reports")
 
 
 def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

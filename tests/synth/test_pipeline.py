@@ -15,7 +15,6 @@ from dd_bench.networks import load_network
 from dd_bench.run import Run
 from dd_bench.sets import digest_json, recipe_id
 from dd_bench.store import Store
-from synth import pipeline
 from synth.base import Distilled, Synthesizer, Task, config_of
 from synth.coreset import Random
 from synth.infer import BaseOnly, Infer, ScrambledOffsets
@@ -216,7 +215,7 @@ def test_seconds_of_killed_processes_count(
             seconds.append(self.seconds)
             super().discard(reports=reports)
 
-    monkeypatch.setattr(pipeline, "Run", Watched)
+    monkeypatch.setattr("dd_bench.run.Run", Watched)
     stored = distil(order, task, store)[0]
     assert stored.provenance.wall_seconds == seconds[-1]
     assert stored.provenance.wall_seconds < 60
