@@ -57,7 +57,7 @@ class TargetModel:
         plain: targets (N, D) float32 of all training images, on the CPU: centred by their own mean, and divided by one
             deviation, so that their mean square is 1 and the error of predicting the mean is 1.
         flipped: the same of the mirrored images, where the data set allows mirroring.
-        center: (D,) float32, the mean of the network's features.
+        center: (D,) float32, the mean of the network's features; on the task's device, as the network is.
         scale: the deviation.
     """
 
@@ -71,11 +71,11 @@ class TargetModel:
     @torch.no_grad()
     def targets_of(self, pixels: Tensor) -> Tensor:
         """Returns the targets (n, D) of pixels (n, C, H, W) on the model's device."""
-        return (self.model.embed(pixels) - self.center.to(pixels.device)) / self.scale
+        return (self.model.embed(pixels) - self.center) / self.scale
 
     def as_features(self, values: Tensor) -> Features:
         """Returns targets (m, D) as a set keeps them, with the map back to the network's units."""
-        return Features(values.cpu(), self.center, self.scale)
+        return Features(values.cpu(), self.center.cpu(), self.scale)
 
 
 def obtain_target(plan: TargetPlan, task: Task, run: Run) -> TargetModel:
@@ -102,7 +102,7 @@ def obtain_target(plan: TargetPlan, task: Task, run: Run) -> TargetModel:
     scale = float((raw[0].double() - center).square().mean().sqrt())
     tables = (raw - center.float()) / scale
     flipped = tables[1] if len(tables) > 1 else None
-    return TargetModel(model, facts, tables[0], flipped, center.float(), scale)
+    return TargetModel(model, facts, tables[0], flipped, center.float().to(task.device), scale)
 
 
 def _train(network_id: str, plan: TargetPlan, task: Task) -> None:
