@@ -43,6 +43,7 @@ _ROWS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("begins with", "random", {}),
     ("learned", "krr-st", {}),
     ("lr a tenth", "krr-st", {"lr": "0.001"}),
+    ("ridge a fiftieth", "krr-st", {"ridge": "2e-8"}),
     ("max_age 30", "krr-st", {"pool.max_age": "30"}),
     ("max_age 30, age never set back", "krr-st", {"pool.max_age": "30", "pool.reset": "false"}),
     ("bare pixels to begin with", "krr-st", {"start": "pixels"}),
