@@ -25,7 +25,7 @@ from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targ
 from eval.cells import SetFacts, probe_metric
 from eval.judging import Bench, Outcome, baseline_facts
 from eval.probe import draw_labelled, fit_probe
-from eval.protocols import AnyProtocol, TransferProtocol
+from eval.protocols import PROTOCOLS, AnyProtocol, TransferProtocol
 from eval.replay import recorded
 
 
@@ -191,11 +191,14 @@ class Resize(nn.Module):
 
 def check_source(protocol: TransferProtocol, dataset: str) -> None:
     """Raises ConfigError unless the protocol judges sets of ``dataset``, whole or cut down."""
-    if parse_name(dataset).base != protocol.source:
-        raise ConfigError(
-            f"protocol {protocol.name} is for sets of {protocol.source}, but these are of {dataset}; choose one whose "
-            "source that is (ddbench list protocols)"
-        )
+    base = parse_name(dataset).base
+    if base == protocol.source:
+        return
+    others = [one.name for one in PROTOCOLS.values() if isinstance(one, TransferProtocol) and one.source == base]
+    raise ConfigError(
+        f"protocol {protocol.name} is for sets of {protocol.source}, but these are of {dataset}; "
+        + (f"use {' or '.join(others)}" if others else "no protocol transfers from there (ddbench list protocols)")
+    )
 
 
 def scratch_subject(data: ImageData, destination: Destination) -> TransferSubject:

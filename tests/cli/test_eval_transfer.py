@@ -132,4 +132,4 @@ def test_a_set_of_other_data_has_no_such_bridge(
 ) -> None:
     monkeypatch.setitem(PROTOCOLS, "theirs", replace(bridge, name="theirs", source="digits"))
     fault = ddbench("eval", learned, "--protocol", "theirs").fault
-    assert fault.startswith("protocol theirs is for sets of digits, but these are of digits-low@20/10; choo")
+    assert fault.startswith("protocol theirs is for sets of digits, but these are of digits-low@20/10; use ")

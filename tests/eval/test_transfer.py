@@ -34,7 +34,7 @@ from eval.judging import Bench, Outcome
 from eval.probe import draw_labelled, fit_probe
 from eval.protocols import PROTOCOLS, TransferProtocol
 from eval.students import Subject, baselines_of, judge, student_seed, subject_of
-from eval.transfer import Destination, Resize, TransferSubject, full_transfer, lesson, scratch_subject
+from eval.transfer import Destination, Resize, TransferSubject, check_source, full_transfer, lesson, scratch_subject
 from tests.conftest import Interrupt, at
 
 CPU = torch.device("cpu")
@@ -501,7 +501,7 @@ def test_rejects_what_it_is_not_for(set_of: MakeSubject, source: ImageData, ther
         (subject, PROTOCOLS["fkd-quick"], "protocol fkd-quick does not transfer"),
         (subject, PROTOCOLS["graphs"], "protocol graphs does not transfer"),
         (subject, replace(TINY, source="corners"), "protocol tiny-transfer is for sets of corners, but these "
-         "are of blobs; choose one whose source that is"),
+         "are of blobs; no protocol transfers from there (ddbench list protocols)"),
         (set_of(dataset="blobs@10/5"), replace(TINY, source="digits"), "is for sets of digits, but these "
          "are of blobs@10/5"),
         (subject, replace(TINY, target="blobs"), "protocol tiny-transfer leads to blobs, not to corners"),
@@ -513,6 +513,13 @@ def test_rejects_what_it_is_not_for(set_of: MakeSubject, source: ImageData, ther
             wrong.check(protocol)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_names_the_protocols_of_a_source() -> None:
+    with pytest.raises(
+        ConfigError, match=r"but these are of cifar10@5; use transfer-cifar-back or transfer-small-back$"
+    ):
+        check_source(TINY, "cifar10@5")
 
 
 @pytest.mark.parametrize("protocol", ["quick", "fkd-quick", "hard", "mtt", "infer-dyn"])
