@@ -48,7 +48,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*SYNTH, "--set", "teachers.architectures=convnet9"), r"unknown model 'convnet9'; did you mean .* Known: .*"),
     ((*SYNTH, "--set", "teachers.architectures=resnet18,convnet2-x0.1"), r"teacher convnet2-x0\.1 has no BatchNorm.*"),
     (("eval", "--protocol", "quik"), r"unknown protocol 'quik'; did you mean 'quick'\? Known: fkd-cutmix, .*"),
-    (("eval", "--arch", "convne3"), r"unknown model 'convne3'; did you mean 'convnet3'\? Known: convnet1, .*"),
+    (("eval", "--arch", "convne3"), r"unknown model 'convne3'; did you mean 'convnet3'\? Known: alexnet, .*"),
     (("eval", "--arch", "convnet3-x9"), r"model convnet3: found the width factor 9\.0, expected one above 0.*"),
     # values
     ((*SYNTH, "--set", "inversion.steps=0"), r".*steps=0.*; expected steps >= 1.*"),
@@ -64,6 +64,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*SYNTH, "--device", "tpu"), r"unknown device 'tpu'; expected auto, cpu, cuda or cuda:N"),
     ((*SYNTH, "--device", "meta"), r"device 'meta' is not supported; expected auto, cpu, cuda or cuda:N"),
     (("eval", "--device", "tpu"), r"unknown device 'tpu'; expected auto, cpu, cuda or cuda:N"),
+    (("clean", "--older-than", "week"), r"Invalid value for '--older-than': 'week' is not a valid .*"),
     # the store
     (("eval",), r"no sets to judge in .*sets; make one first, for example: ddbench synth --method infer --ipc 10"),
     (("eval", "0123"), r"unknown set '0123'\. Known: none yet"),
