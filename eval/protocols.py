@@ -208,10 +208,10 @@ class TapeProtocol:
 class TransferProtocol:
     """How students learn from a set of one data set, and are then judged on another.
 
-    A network is trained on the set: on features by mean squared error, on labels by cross-entropy. Its body then goes
-    two ways on the target data set, with labels of the training split: a linear probe on its features for each share of
-    the labels, and fine-tuning of everything with all of them, which is the headline. A student that has seen no set
-    (``scratch``) differs only in where its body begins.
+    A network is trained on the set: on features by mean squared error, on classes by cross-entropy, on logits by
+    distillation. Its body then goes two ways on the target data set, with labels of the training split: a linear probe
+    on its features for each share of the labels, and fine-tuning of everything with all of them, which is the headline.
+    A student that has seen no set (``scratch``) differs only in where its body begins.
 
     Attributes:
         name: what people type.
@@ -224,7 +224,8 @@ class TransferProtocol:
         tuning: the fine-tuning.
         probes: shares of the target's labels, ascending in (0, 1]; at least one image a class.
         probe_draws: how often fewer than all labels are drawn; a student's score is their mean.
-        probe_l2: weight of half the squared weights beside the mean cross-entropy; features have mean square 1.
+        probe_l2: weight of half the squared weights beside the mean cross-entropy; features are centred, with mean
+            square 1.
         full_epochs: epochs on all real source images when ``full`` is judged beside the sets; 0: it is not judged.
         labels: what students get; those that a set stores.
         taped: the training on labels of a tape, at the set's own temperature.

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from pathlib import Path
 from statistics import fmean
 
@@ -211,7 +210,7 @@ def scratch_subject(data: ImageData, destination: Destination) -> TransferSubjec
 
 def full_transfer(data: ImageData, destination: Destination) -> TransferSubject:
     """Returns all real data of the source with their labels."""
-    parts = {"images": prod(data.images.shape), "labels": len(data)}
+    parts = {"images": data.images.numel(), "labels": len(data)}
     facts = baseline_facts(
         "full", "all real data", dataset=data.spec.name, fingerprint=data.fingerprint, count=len(data), parts=parts
     )

@@ -207,7 +207,7 @@ class KRRST:
 
 
 class ShuffledTargets(KRRST):
-    """Control: what KRR-ST learned, each image with another's targets; must be worse than no set at all."""
+    """Control: what KRR-ST learned, each image with another's targets; it must not teach the target network."""
 
     def controls(self, task: Task) -> tuple[ControlPlan, ...]:
         """Random real images with targets."""
