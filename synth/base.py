@@ -87,13 +87,18 @@ class ControlPlan:
     preset: str = ""
 
 
-def random_control(protocol: str, *, teachers: Any = None, tape: Any = None, **settings: Any) -> ControlPlan:
+def random_control(
+    protocol: str, *, teachers: Any = None, tape: Any = None, target: Any = None, preset: str = "", **settings: Any
+) -> ControlPlan:
     """Returns the control every entry needs: ``DRAWS`` of random real images, judged under ``protocol``.
 
-    Labels are hard without ``teachers`` (a ``TeacherPlan``), those of a tape with a ``tape`` (a ``TapePlan``), and
-    otherwise the teachers' logits with ``settings`` (``temperature``, ``label_dtype``).
+    With a ``target`` (a ``TargetPlan``) it has features. Else labels are hard without ``teachers`` (a ``TeacherPlan``),
+    those of a tape with a ``tape`` (a ``TapePlan``), and otherwise the teachers' logits with ``settings``
+    (``temperature``, ``label_dtype``). ``settings`` may also say ``times``. A tape names its preset itself.
     """
-    preset = ""
+    if target is not None:
+        config = {"protocol": protocol, "target": as_settings(target), **settings}
+        return ControlPlan("random", "features", config, seeds=DRAWS, preset=preset)
     if tape is not None:
         preset = tape.words
         teachers, tape = tape.by(teachers)

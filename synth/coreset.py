@@ -23,9 +23,9 @@ from dd_bench.graphs import GraphBatch
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed
 from dd_bench.sets import Images
-from dd_bench.settings import as_settings, later
+from dd_bench.settings import later
 from dd_bench.targets import HardLabels, SoftLabels
-from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task, random_control
+from synth.base import ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.labeler import label_images
 from synth.parts.sampling import sample_images, sample_per_class
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan, label_by_tape
@@ -160,8 +160,7 @@ class KMeans:
 
     def controls(self, task: Task) -> tuple[ControlPlan, ...]:
         """Random real images with targets."""
-        real = {"protocol": self.protocol, "target": as_settings(self.target)}
-        return (ControlPlan("random", "features", real, DRAWS),)
+        return (random_control(self.protocol, target=self.target),)
 
 
 KMeans.PRESETS = {

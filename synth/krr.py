@@ -44,7 +44,7 @@ from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
 from dd_bench.sets import Images
 from dd_bench.settings import as_settings
-from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task
+from synth.base import DRAWS, ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.model_pool import ModelPool, PoolRecipe
 from synth.parts.real_batches import Augment, RealBatches
 from synth.parts.remembered import remember
@@ -133,7 +133,7 @@ class KRRST:
         """Random real images with targets, as many and twice as many; k-means; one half learned; shuffled targets."""
         own, seed = as_settings(self), (task.seed,)
         real = {"protocol": self.protocol, "target": as_settings(self.target)}
-        same = ControlPlan("random", "features", real, DRAWS, preset="real images")
+        same = random_control(self.protocol, target=self.target, preset="real images")
         if self.learned != "both":
             return (same,)
         halves = [
@@ -142,8 +142,8 @@ class KRRST:
         ]
         return (
             same,
-            ControlPlan("random", "features", real | {"times": 2}, DRAWS, preset="twice as many real images"),
-            ControlPlan("random", "hard", {"protocol": self.protocol}, DRAWS, preset="real images"),
+            random_control(self.protocol, target=self.target, preset="twice as many real images", times=2),
+            random_control(self.protocol, preset="real images"),
             ControlPlan("k-means", "features", real, DRAWS[:3], preset="real images"),
             *halves,
             ControlPlan("krr-shuffled", "features", own, seed),
@@ -211,8 +211,7 @@ class ShuffledTargets(KRRST):
 
     def controls(self, task: Task) -> tuple[ControlPlan, ...]:
         """Random real images with targets."""
-        real = {"protocol": self.protocol, "target": as_settings(self.target)}
-        return (ControlPlan("random", "features", real, DRAWS, preset="real images"),)
+        return (random_control(self.protocol, target=self.target, preset="real images"),)
 
     def _order(self, targets: Tensor, task: Task) -> Tensor:
         """Returns the targets moved on by one place of a random order, so that none stays."""
