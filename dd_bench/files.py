@@ -1,11 +1,13 @@
 """Files that are whole or absent: atomic writes, hashes, locks between processes, and the folders ddbench uses."""
 
+import glob
 import hashlib
 import os
 import re
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from dd_bench.errors import BusyError, InvalidSetError
 
+LONGEST_WRITE = 3_600.0  # seconds; a write that did nothing for longer is none any more
 _SILENT_SECONDS = 2.0  # a longer wait for a lock is told
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._+=,-]{0,99}")
 
@@ -37,9 +40,11 @@ def safe_name(name: str) -> str:
 def write_atomic(path: Path, content: bytes) -> None:
     """Leaves ``path`` with ``content`` or, whatever happens, as it was. Creates missing folders.
 
-    The content reaches the disk before the name does, so a full disk or a power cut never shows half a file.
+    The content reaches the disk before the name does, so a full disk or a power cut never shows half a file. What a
+    process that was killed in the middle of writing ``path`` has left beside it goes, an hour later.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -53,6 +58,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # a full disk is found by fsync, which knows no name
         raise
+
+
+def _sweep(path: Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.partial"):
+        with suppress(OSError):  # another process sweeps, too
+            if time.time() - leftover.stat().st_mtime > LONGEST_WRITE:
+                leftover.unlink()
 
 
 def sha256_file(path: Path) -> str:

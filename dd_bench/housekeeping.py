@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from dd_bench.errors import BusyError
-from dd_bench.files import home, is_held, lock_file, locked, measure, remove_lock
+from dd_bench.files import LONGEST_WRITE, home, is_held, lock_file, locked, measure, remove_lock
 from dd_bench.run import lock_of_run
 from dd_bench.runs import list_runs
 from dd_bench.store import DamagedSet, Store
@@ -24,7 +24,6 @@ from dd_bench.store import DamagedSet, Store
 Kind: TypeAlias = Literal["lock", "run", "leftover", "network", "cache"]
 
 _DAY = 86_400.0
-_LONGEST_WRITE = 3_600.0  # seconds; a write that did nothing for longer is none any more
 _LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.(partial|former)", re.DOTALL)  # as tempfile and the store name them
 _NETWORK_FILES = ("manifest.json", "weights.safetensors")
 
@@ -90,7 +89,7 @@ def survey(older_than_days: float, caches: Iterable[Path] = ()) -> Survey:
 
     settled = going | {run.folder for run in runs if run.held}  # what is left over in them goes with them, or stays
     for leftover in _measured("leftover", _leftovers(settled)):
-        if held and now - leftover.written < _LONGEST_WRITE:
+        if held and now - leftover.written < LONGEST_WRITE:
             stays["leftover of a write: of the last hour, and processes are at work"] += 1
         else:
             waste.append(leftover)
@@ -144,7 +143,7 @@ def remove(waste: Waste) -> bool:
 
 def _is_fresh(waste: Waste) -> bool:
     """Says whether a process at work could be using or writing it."""
-    return waste.kind != "leftover" or time.time() - waste.written < _LONGEST_WRITE
+    return waste.kind != "leftover" or time.time() - waste.written < LONGEST_WRITE
 
 
 def _delete(path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dd_bench import interruption
 from dd_bench.checkpoint import Stateful, Tree, load_tree, save_tree
-from dd_bench.errors import DDBenchError, InterruptedRunError, InvalidSetError, NonFiniteError
+from dd_bench.errors import BusyError, DDBenchError, InterruptedRunError, InvalidSetError, NonFiniteError
 from dd_bench.files import home, locked, slug, write_atomic
 from dd_bench.mirror import Mirror
 from dd_bench.progress import Progress
@@ -29,11 +29,22 @@ from dd_bench.progress import Progress
 def open_run(name: str, *, mirror: Mirror | None = None) -> Iterator["Run"]:
     """Yields the run ``home()/runs/<name>``; for the length of the block others can see that a process is at it.
 
-    That two processes never want one run is for the locks of what it works for: this one only keeps ``ddbench clean``
-    away, also before, between and after the stages, and is waited for no longer than that takes to move a folder.
+    The block ends by storing what it worked for; then the run goes, and its report stays, in ``home()/reports``. That
+    two processes never want one run is for the locks of what it works for: this one only keeps ``ddbench clean`` away,
+    also before, between and after the stages, and is waited for no longer than that takes to move a folder.
     """
     with locked(lock_of_run(name)):
-        yield Run(home() / "runs" / name, mirror=mirror)
+        run = Run(home() / "runs" / name, mirror=mirror)
+        yield run
+        run.discard(reports=home() / "reports")
+
+
+def drop_run(name: str) -> None:
+    """Removes a run whose work is stored: its process was killed after storing it, and before the run could go."""
+    run = Run(home() / "runs" / name)
+    if run.folder.exists():
+        with suppress(BusyError), locked(lock_of_run(name), wait_seconds=0):
+            run.discard(reports=home() / "reports")
 
 
 def lock_of_run(name: str) -> str:
@@ -98,6 +109,8 @@ class Run:
                 if signal_number is not None and done < total:
                     raise InterruptedRunError(signal_number, f"in {label} after step {done} of {total}")
             self.seconds += progress.seconds
+        if (signal_number := interruption.requested()) is not None:  # what comes next may take long, and ask nobody
+            raise InterruptedRunError(signal_number, f"in {label} after step {total} of {total}")
 
     @contextmanager
     def unsaved(self, label: str, total: int) -> Iterator[Progress]:

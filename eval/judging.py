@@ -13,11 +13,11 @@ from pydantic import JsonValue
 from dd_bench.data.holdout import GraphTestSplit, TestSplit
 from dd_bench.environment import describe_device, library_versions
 from dd_bench.errors import BusyError, InvalidSetError
-from dd_bench.files import home, locked
+from dd_bench.files import locked
 from dd_bench.mirror import Mirror
 from dd_bench.models import check_fit
 from dd_bench.networks import network_bytes
-from dd_bench.run import Run, open_run
+from dd_bench.run import Run, drop_run, open_run
 from dd_bench.seeding import derive_seed
 from dd_bench.sets import SyntheticSet
 from dd_bench.store import StoredSet
@@ -111,8 +111,12 @@ def judge(
     trained = 0
     # Several evaluators share a cell student by student: first what nobody is at, then, patiently, what is left.
     for wait_seconds in (0, -1) if wait else (0,):
-        for index in missing_students(results, blank, runs):
+        missing = missing_students(results, blank, runs)
+        for index in range(runs):
             cell = f"{facts.id}-{facts.sha256[:8]}-{protocol.id}-{architecture}-{index}"
+            if index not in missing:
+                drop_run(f"student-{cell}")
+                continue
             with suppress(BusyError), locked(f"student {cell}", wait_seconds=wait_seconds):
                 if index in missing_students(results, blank, runs):
                     with open_run(f"student-{cell}", mirror=mirror) as run:
@@ -120,8 +124,6 @@ def judge(
                         bench = Bench(cell, f"student {index + 1} {facts.method}", seed, run, test, device)
                         outcome = subject.train(protocol, architecture, bench)
                         add_student(results, blank, _student(index, bench, outcome))
-                        # not before the score is on record: a kill in between would cost all of the training
-                        run.discard(reports=home() / "reports")
                     trained += 1
     return trained
 

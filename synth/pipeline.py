@@ -7,9 +7,9 @@ import torch
 from dd_bench import __version__
 from dd_bench.environment import describe_device, library_versions, peak_memory_bytes
 from dd_bench.errors import ConfigError
-from dd_bench.files import home, locked
+from dd_bench.files import locked
 from dd_bench.mirror import Mirror
-from dd_bench.run import Run, open_run
+from dd_bench.run import Run, drop_run, open_run
 from dd_bench.sets import Control, Provenance, SyntheticSet, recipe_id
 from dd_bench.store import Store, StoredSet, open_set
 from synth import find
@@ -46,12 +46,13 @@ def distil(order: Order, task: Task, store: Store, *, mirror: Mirror | None = No
     """
     provenance = describe(order, task)
     with locked(f"set {provenance.set_id}"):
+        name = f"{order.method}-{provenance.set_id}"
         if store.has(provenance):
+            drop_run(name)
             return open_set(store.folder(provenance)), False
-        with open_run(f"{order.method}-{provenance.set_id}", mirror=mirror) as run:
+        with open_run(name, mirror=mirror) as run:
             distilled = order.synthesizer.synthesize(task, run)
             stored = store.write(_complete(distilled, provenance, order, task, run))
-            run.discard(reports=home() / "reports")
     return stored, True
 
 

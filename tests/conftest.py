@@ -94,6 +94,11 @@ def draw_blobs(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="session")
 def blobs() -> ImageData:
     """The training split of a generated data set: 3 classes of 40 images, 1 x 8 x 8, learnable in a few epochs."""
+    return make_blobs()
+
+
+def make_blobs() -> ImageData:
+    """Returns what ``blobs`` is."""
     images, labels = draw_blobs(40, seed=0)
     return ImageData(BLOBS, images, labels, hashlib.sha256(images.numpy().tobytes()).hexdigest())
 
@@ -102,13 +107,17 @@ def blobs() -> ImageData:
 def blobs_dir(blobs: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder that holds ``blobs`` as a prepared data set, which is known by its name for one test."""
     monkeypatch.setitem(SPECS, BLOBS.name, BLOBS)
-    folder = tmp_path / "data"
+    write_blobs(blobs, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def write_blobs(blobs: ImageData, folder: Path) -> None:
+    """Leaves ``blobs`` in ``folder``, with 10 test images a class."""
     test_images, test_labels = draw_blobs(10, seed=1)
     (folder / BLOBS.name).mkdir(parents=True)
     tensors = {"train_images": blobs.images, "train_labels": blobs.labels,
                "test_images": test_images, "test_labels": test_labels}  # fmt: skip
     save_file(tensors, folder / BLOBS.name / "data.safetensors")
-    return folder
 
 
 def draw_motifs(per_class: int, seed: int) -> tuple[GraphBatch, Tensor]:
@@ -143,7 +152,12 @@ def motifs() -> GraphData:
 def motifs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder that holds ``motifs`` as a prepared data set, which is known by its name for one test."""
     monkeypatch.setitem(GRAPH_SPECS, MOTIFS.name, MOTIFS)
-    folder = tmp_path / "data"
+    write_motifs(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def write_motifs(folder: Path) -> None:
+    """Leaves a generated graph data set in ``folder``: 20 training, 6 validation and 8 test graphs a class."""
     (folder / MOTIFS.name).mkdir(parents=True)
     toys, split = [], []
     for number, (graphs, labels) in enumerate((draw_motifs(20, 0), draw_motifs(6, 1), draw_motifs(8, 2))):
@@ -152,7 +166,6 @@ def motifs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     classes = torch.tensor([toy.label for toy in toys])
     tensors = pack(batch_of(toys), classes, torch.tensor(split), "motifs")
     save_file(tensors, folder / MOTIFS.name / "data.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="session")

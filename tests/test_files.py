@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,17 @@ def test_write_atomic_leaves_the_old_content(
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_atomic_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / name for name in (".a[1].json.abcd1234.partial", ".a[1].json.abcd1235.partial",
+                                                      ".a1.json.abcd1234.partial"))  # fmt: skip
+    for path in (old, young, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 3700,) * 2)
+    write_atomic(tmp_path / "a[1].json", b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a[1].json", young, other])
 
 
 def test_sha256_file(tmp_path: Path) -> None:

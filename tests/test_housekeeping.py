@@ -158,7 +158,7 @@ def test_a_run_that_came_into_use_stays() -> None:
     gone.rename(home() / "elsewhere")
     with open_run("a"):
         assert [remove(one) for one in found] == [False, False, False]
-    assert taken.exists()
+        assert taken.exists()
     assert moved.exists()
 
 

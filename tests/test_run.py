@@ -602,12 +602,24 @@ def test_a_signal_that_foreign_code_swallows_stops_the_next_loop(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_signal_in_the_last_step_waits_for_the_next_loop(tmp_path: Path) -> None:
-    """The finished work can be stored; the next long work does not start."""
+def test_a_signal_in_the_last_step_stops_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows may take long, and is in no loop; the finished work is saved, and only has to be stored."""
     run = Run(tmp_path, save_every_seconds=1e9)
-    assert Work().do(run, total=5, each=at(4, signal.SIGTERM)).seen == [0, 1, 2, 3, 4]
-    with pytest.raises(InterruptedRunError, match="stopped in next after step 1 of 5"):
-        Work().do(run, label="next", total=5)
+    with pytest.raises(InterruptedRunError, match="stopped in walk after step 5 of 5"):
+        Work().do(run, total=5, each=at(4, signal.SIGTERM))
+    monkeypatch.setattr(interruption, "_requested", None)  # another process
+    assert Work().do(run, total=5).seen == []
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_signal_while_the_last_state_is_saved_stops_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalling(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        save_tree(*arguments)
+
+    monkeypatch.setattr(run, "save_tree", signalling)
+    with pytest.raises(InterruptedRunError, match="stopped in walk after step 5 of 5"):
+        Work().do(Run(tmp_path, save_every_seconds=1e9), total=5)
 
 
 @pytest.mark.usefixtures("signals")

@@ -13,7 +13,7 @@ import torch
 from dd_bench import runs
 from dd_bench.checkpoint import State, save_tree
 from dd_bench.files import home
-from dd_bench.run import open_run
+from dd_bench.run import drop_run, open_run
 from dd_bench.runs import Stage, human_age, list_runs
 
 HOLD = """
@@ -86,7 +86,19 @@ def test_what_a_run_saves_is_what_is_seen() -> None:
         pytest.approx(run.seconds, abs=1),
     )
     assert seen.held
-    assert not list_runs()[0].held
+    assert not list_runs(), "what it worked for is stored"
+    assert [path.name for path in (home() / "reports").iterdir()] == ["walk.jsonl"]
+
+
+def test_a_run_that_outlived_its_work_is_dropped() -> None:
+    save_stage("done", "a", 3, 3)
+    save_stage("other", "a", 1, 3)
+    drop_run("done")
+    drop_run("never was")
+    assert [one.folder.name for one in list_runs()] == ["other"]
+    with other_process_at("other"):  # whoever is at it has other plans
+        drop_run("other")
+        assert [one.folder.name for one in list_runs()] == ["other"]
 
 
 @pytest.mark.parametrize(

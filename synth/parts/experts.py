@@ -23,7 +23,7 @@ from dd_bench.environment import describe_device, library_versions
 from dd_bench.errors import BusyError, ConfigError, InvalidSetError
 from dd_bench.files import home, locked, write_atomic
 from dd_bench.models import Architecture, build
-from dd_bench.run import open_run
+from dd_bench.run import drop_run, open_run
 from dd_bench.seeding import derive_seed, seeded
 from dd_bench.sets import digest_json
 from synth.base import Task
@@ -126,12 +126,13 @@ def obtain_experts(plan: ExpertPlan, task: Task, encoded: EncodedImages) -> Expe
     paths = [folder / f"expert{index:03d}.safetensors" for index in range(plan.count)]
     for wait_seconds in (0, -1):
         for index, path in enumerate(paths):
-            with suppress(BusyError):
-                if path.exists():
-                    continue
-                with locked(f"expert {digest} {index}", wait_seconds=wait_seconds):
-                    if not path.exists():
-                        _train(path, index, digest, plan, encoded, task.device)
+            run_name = f"expert-{digest[:12]}-{index:03d}"
+            if path.exists():
+                drop_run(run_name)
+                continue
+            with suppress(BusyError), locked(f"expert {digest} {index}", wait_seconds=wait_seconds):
+                if not path.exists():
+                    _train(path, run_name, index, digest, plan, encoded, task.device)
     network, _ = _fresh_network(plan, encoded, 0, task.device)
     return Experts(paths, digest, plan.recipe, network)
 
@@ -146,13 +147,14 @@ def _fresh_network(
     return FlatNetwork(module.to(device)), seed
 
 
-def _train(path: Path, index: int, digest: str, plan: ExpertPlan, encoded: EncodedImages, device: torch.device) -> None:
+def _train(
+    path: Path, run_name: str, index: int, digest: str, plan: ExpertPlan, encoded: EncodedImages, device: torch.device
+) -> None:
     network, seed = _fresh_network(plan, encoded, index, device)
-    with open_run(f"expert-{digest[:12]}-{index:03d}") as run:
+    with open_run(run_name) as run:
         checkpoints, moves = train_expert(
             network, plan.recipe, encoded, seed=seed, run=run, label=f"expert {index + 1} of {plan.count}"
         )
         facts = {"recipe": digest, "index": index, "seconds": round(run.seconds, 3), "plan": asdict(plan),
                  "device": describe_device(device), "versions": library_versions()}  # fmt: skip
         write_atomic(path, save({"checkpoints": checkpoints, "moves": moves}, {"expert": json.dumps(facts)}))
-        run.discard(reports=home() / "reports")

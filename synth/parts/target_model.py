@@ -8,10 +8,10 @@ from torch import Tensor
 from dd_bench.data.images import ImageData
 from dd_bench.environment import convolution_layout, describe_device, library_versions
 from dd_bench.errors import ConfigError
-from dd_bench.files import home, locked
+from dd_bench.files import locked
 from dd_bench.models import Architecture, Classifier, build
 from dd_bench.networks import NetworkFacts, has_network, load_network, save_network
-from dd_bench.run import Run, open_run
+from dd_bench.run import Run, drop_run, open_run
 from dd_bench.seeding import derive_seed, seeded
 from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings
@@ -90,8 +90,11 @@ def obtain_target(plan: TargetPlan, task: Task, run: Run) -> TargetModel:
     key = {"version": _VERSION, "plan": as_settings(plan), "dataset": data.spec.name, "fingerprint": data.fingerprint}
     network_id = f"barlow-twins-{plan.architecture}-{digest_json(key)[:12]}"
     with locked(f"target {network_id}"):
-        if not has_network(network_id):
-            _train(network_id, plan, task)
+        run_name = f"target-{network_id}"
+        if has_network(network_id):
+            drop_run(run_name)
+        else:
+            _train(network_id, run_name, plan, task)
     model, facts = load_network(network_id, data.spec)
     assert isinstance(model, Classifier)
     model = model.to(task.device).to(memory_format=convolution_layout(task.device))
@@ -105,14 +108,14 @@ def obtain_target(plan: TargetPlan, task: Task, run: Run) -> TargetModel:
     return TargetModel(model, facts, tables[0], flipped, center.float().to(task.device), scale)
 
 
-def _train(network_id: str, plan: TargetPlan, task: Task) -> None:
+def _train(network_id: str, run_name: str, plan: TargetPlan, task: Task) -> None:
     data = task.images
     kept, held_out = split_held_out(len(data), plan.held_out, derive_seed("held out", plan.seed))
     seed = derive_seed("target model", plan.architecture, plan.seed)
     with seeded(seed):
         model = build(plan.architecture, data.spec)
     model.to(task.device).to(memory_format=convolution_layout(task.device))
-    with open_run(f"target-{network_id}") as run:
+    with open_run(run_name) as run:
         label = f"target model {plan.architecture}"
         train_barlow_twins(
             model, data.images[kept], recipe=plan.recipe, spec=data.spec, seed=seed, run=run, label=label
@@ -135,7 +138,6 @@ def _train(network_id: str, plan: TargetPlan, task: Task) -> None:
                 versions=library_versions(),
             ),
         )
-        run.discard(reports=home() / "reports")
 
 
 def _read_off(model: Classifier, data: ImageData, run: Run) -> Tensor:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from dd_bench.environment import describe_device, library_versions
 from dd_bench.errors import ConfigError
-from dd_bench.files import home, locked
+from dd_bench.files import locked
 from dd_bench.learn.losses import cross_entropy
 from dd_bench.learn.training import TrainingRecipe, fit
 from dd_bench.models import Architecture, build
 from dd_bench.networks import NetworkFacts, has_network, load_network, save_network
-from dd_bench.run import open_run
+from dd_bench.run import drop_run, open_run
 from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings
@@ -75,20 +75,23 @@ def _obtain(architecture: str, plan: TeacherPlan, task: Task) -> Teacher:
            "dataset": task.data.spec.name, "fingerprint": task.data.fingerprint}  # fmt: skip
     network_id = f"{architecture}-{digest_json(key)[:12]}"
     with locked(f"teacher {network_id}"):
-        if not has_network(network_id):
-            _train(network_id, architecture, plan, task)
+        run_name = f"teacher-{network_id}"
+        if has_network(network_id):
+            drop_run(run_name)
+        else:
+            _train(network_id, run_name, architecture, plan, task)
     model, facts = load_network(network_id, task.images.spec)
     return Teacher(model.to(task.device), facts)
 
 
-def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) -> None:
+def _train(network_id: str, run_name: str, architecture: str, plan: TeacherPlan, task: Task) -> None:
     spec, labels = task.images.spec, task.images.labels
     seed = derive_seed("teacher", architecture, plan.seed)
     kept, held_out = split_held_out(len(labels), plan.held_out, derive_seed("held out", plan.seed))
     with seeded(seed):
         model = build(architecture, spec)
     model.to(task.device)
-    with open_run(f"teacher-{network_id}") as run:
+    with open_run(run_name) as run:
         one_hot = F.one_hot(labels[kept], spec.num_classes).float()
         fit(
             model, task.images.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
@@ -111,7 +114,6 @@ def _train(network_id: str, architecture: str, plan: TeacherPlan, task: Task) ->
                 versions=library_versions(),
             ),
         )
-        run.discard(reports=home() / "reports")
 
 
 def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from dd_bench.learn.losses import distillation
 from dd_bench.learn.tape import TapeRecipe, draw_tape
 from dd_bench.learn.tape_training import TapeTraining, fit_tape
 from dd_bench.models import build
-from dd_bench.run import Run, open_run
+from dd_bench.run import Run, drop_run, open_run
 from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings
@@ -131,12 +131,13 @@ def measure_priors(plan: PriorPlan, teachers: TeacherPlan, task: Task) -> tuple[
     name = digest_json(key)[:16]
     path = home() / "priors" / f"{name}.json"
     with locked(f"priors {name}"):
-        if not path.exists():
+        if path.exists():
+            drop_run(f"priors-{name}")
+        else:
             with open_run(f"priors-{name}") as run:
                 found = [_measure(index, plan, networks, teachers, task, run) for index in range(len(networks))]
                 told = {"plan": key, "top1_percent": found, "seconds": run.seconds}
                 write_atomic(path, (json.dumps(told, indent=1) + "\n").encode())
-                run.discard(reports=home() / "reports")
     told = json.loads(path.read_text())
     return [float(prior) for prior in told["top1_percent"]], float(told["seconds"])
 

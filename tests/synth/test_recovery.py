@@ -170,7 +170,7 @@ def test_a_kill_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         lives += 1
         with interrupted(lambda *_: True, must=False):
             found = make(begin(), nets(), tmp_path / "killed")
-    assert lives == 2 * 3 + 1
+    assert lives == 2 * 4 + 1
     assert found.equal(straight)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dd_bench.data.images import ImageData
 from dd_bench.environment import library_versions
 from dd_bench.errors import ConfigError, DDBenchError, DivergedError, UnknownNameError
-from dd_bench.files import sha256_file
+from dd_bench.files import home, sha256_file
 from dd_bench.networks import NetworkFacts, load_network, network_folder
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed
@@ -147,7 +147,7 @@ def test_tables_of_many_images_are_made_in_parts(
     goal: TargetPlan, task: Task, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = obtain_target(goal, task, run)
-    shutil.rmtree(module.home() / "targets")
+    shutil.rmtree(home() / "targets")
     monkeypatch.setattr(module, "_BATCH", 7)
     torch.testing.assert_close(obtain_target(goal, task, run).plain, whole.plain, rtol=1e-4, atol=1e-5)
 

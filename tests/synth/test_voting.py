@@ -342,7 +342,7 @@ def test_a_kill_leaves_no_trace(
             found = measure_priors(prior, plan, task)
         assert (found is None) == (not (elsewhere / "priors" / path.name).exists())
     # of each voter two steps of recovery, two epochs of labels, six batches of a student
-    assert lives == 2 * (1 + 1 + 5) + 1
+    assert lives == 2 * (2 + 2 + 6) + 1
     assert found[0] == straight
     assert {file.name: file.read_text() for file in (elsewhere / "reports").glob("priors-*")} == reports
     assert (found[1], seconds) > (0, 0)
