@@ -1,0 +1,86 @@
+"""What is disturbed: every method's smallest configuration from an empty home to a board, in a process of its own."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from dd_bench.data.catalogue import load_training
+from dd_bench.data.graph_specs import GRAPH_SPECS
+from dd_bench.data.graphs import GraphData
+from dd_bench.data.holdout import open_test
+from dd_bench.data.specs import SPECS
+from dd_bench.run import Run
+from dd_bench.store import Store
+from eval.leaderboard import write
+from eval.protocols import PROTOCOLS, AnyProtocol, TransferProtocol
+from eval.students import judge, subject_of
+from eval.transfer import Destination
+from synth import find
+from synth.base import Task, configure
+from synth.pipeline import Order, distil
+from tests.cli.conftest import PIXEL
+from tests.conftest import BLOBS, MOTIFS
+from tests.faults.injection import Fault, arm
+from tests.test_contract import CASES, GRAPH_PROTOCOL, PROTOCOL, TAPE_PROTOCOL, TRANSFER_PROTOCOL
+
+STUDENTS = 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One method in one configuration on one generated data set."""
+
+    dataset: str
+    method: str
+    config: dict[str, Any]
+
+
+SCENES = {str(case.id): Scene(*case.values) for case in CASES}  # type: ignore[arg-type]
+
+
+def act(name: str, folder: Path, data: Path, fault: Fault | None) -> None:
+    """Plays a scene in ``folder`` as the command line would: faults end as its messages and its exit codes.
+
+    What the process says is appended to ``folder/said``. Every step is saved, so that there is much to interrupt.
+    """
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    os.environ["DDBENCH_HOME"] = str(folder / "home")
+    Run.__init__.__kwdefaults__["save_every_seconds"] = 0.0  # type: ignore[index]
+    SPECS[BLOBS.name], GRAPH_SPECS[MOTIFS.name] = BLOBS, MOTIFS
+    for protocol in (PROTOCOL, TAPE_PROTOCOL, TRANSFER_PROTOCOL, GRAPH_PROTOCOL):
+        PROTOCOLS[protocol.name] = protocol  # boards look for their summaries
+    import dd_bench.store
+    from dd_bench.cli.main import commands, main
+
+    dd_bench.store.render_card = lambda *_: PIXEL
+    commands.add_command(click.Command("play", callback=lambda: play(SCENES[name], folder, data)))
+    tally = arm(fault, folder) if fault else None
+    try:
+        main(["play"])
+    finally:
+        if tally is not None and fault == Fault("count"):
+            (folder / "counted").write_text(f"{tally.changes} {tally.observed}")
+
+
+def play(scene: Scene, folder: Path, data_dir: Path) -> None:
+    """Makes the set, judges it by two students, and writes the boards."""
+    data = load_training(scene.dataset, data_dir)
+    order = Order(scene.method, "tiny", configure(find(scene.method), scene.config))
+    stored, _ = distil(order, Task(data, ipc=2, seed=1, device=torch.device("cpu")), Store())
+    protocols: dict[str, AnyProtocol] = {"taped": TAPE_PROTOCOL, "features": TRANSFER_PROTOCOL}
+    protocol = GRAPH_PROTOCOL if isinstance(data, GraphData) else protocols.get(stored.load().targets.kind, PROTOCOL)
+    destination = Destination.open(protocol, data_dir) if isinstance(protocol, TransferProtocol) else None
+    judge(
+        subject_of(stored, data, destination), protocol, protocol.architectures[0], runs=STUDENTS,
+        test=open_test(scene.dataset, data_dir), device=torch.device("cpu"), results=folder / "boards" / "results",
+    )  # fmt: skip
+    write(folder / "boards" / "results", folder / "boards")
