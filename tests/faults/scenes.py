@@ -46,10 +46,10 @@ SCENES = {str(case.id): Scene(*case.values) for case in CASES}  # type: ignore[a
 def act(name: str, folder: Path, data: Path, fault: Fault | None) -> None:
     """Plays a scene in ``folder`` as the command line would: faults end as its messages and its exit codes.
 
-    What the process says is appended to ``folder/said``. Every step is saved, so that there is much to interrupt.
+    What the process says is appended to ``said_in(folder)``. Every step is saved, so that there is much to interrupt.
     """
     folder.mkdir(exist_ok=True)
-    handle = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    handle = os.open(said_in(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
@@ -69,6 +69,11 @@ def act(name: str, folder: Path, data: Path, fault: Fault | None) -> None:
     finally:
         if tally is not None and fault == Fault("count"):
             (folder / "counted").write_text(f"{tally.changes} {tally.observed}")
+
+
+def said_in(folder: Path) -> Path:
+    """Returns the file of what processes say, which is beside the folder: that may be full."""
+    return folder.with_name(f"{folder.name}.said")
 
 
 def play(scene: Scene, folder: Path, data_dir: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from dd_bench.files import sha256_file
 from eval.cells import read_records
 from tests.faults.injection import Fault
-from tests.faults.scenes import act
+from tests.faults.scenes import act, said_in
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE = 120.0  # seconds for a scene, after which it hangs
@@ -64,13 +64,13 @@ class Trial:
             process.kill()
             process.join()
             raise AssertionError(f"{self.scene} hangs")
-        said = self.folder / "said"
+        said = said_in(self.folder)
         heard = said.read_text()[said_before:] if said.exists() else ""
         return Ending(process.exitcode or 0, heard, time.monotonic() - self.started)
 
     def play(self, fault: Fault | None = None) -> Ending:
         """Plays the scene to its end, whatever that is."""
-        said = self.folder / "said"
+        said = said_in(self.folder)
         before = len(said.read_text()) if said.exists() else 0
         self._age_leftovers()
         return self.finish(self.start(fault), before)
