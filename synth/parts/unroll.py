@@ -11,8 +11,9 @@ From θ_0, with step size α, momentum μ and the batch (x_n, y_n) of step n aft
 ``trajectory_gradient`` differentiates L in the images, the step size and the labels, in one of three ways:
 
 * ``unrolled`` keeps the graph of all N steps. It goes through ``higher``, which is imported nowhere else.
-* ``adjoint``, the default, is the same gradient in the memory of one step's graph and N parameter vectors. Backwards,
-  with λ_n = dL/dθ_n and u_n the gradient with respect to g_n, divided by -α,
+* ``adjoint``, the default, is the same gradient in the memory of ten steps' graphs and N parameter vectors: the last
+  ten are kept from the way there, the others are drawn again, one at a time. Backwards, with λ_n = dL/dθ_n and u_n the
+  gradient with respect to g_n, divided by -α,
 
     (3)  u_n = μ u_{n+1} + λ_{n+1},   λ_n = λ_{n+1} - α ∂(g_n·u_n)/∂θ_n + Σ_{i: n_i = n} 2 w_i (θ_n - θ*_i)/D_i,
     (4)  dL/dx_n = -α ∂(g_n·u_n)/∂x_n, labels alike,   dL/dα = -Σ_n g_n·u_n,
@@ -42,6 +43,8 @@ from dd_bench.errors import ConfigError, UnknownNameError
 from synth.parts.inner import InnerTraining, Waypoint
 
 Method = Literal["adjoint", "unrolled", "tesla"]
+
+_KEPT = 10  # graphs: to draw one again costs up to a third of a step, to keep it memory
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def _by_hand(
     step_size = inner.step_size(rate)
     alpha, learn = step_size.detach(), labels.requires_grad
     images, labels = images.detach(), labels.detach()
-    states = _train(inner, start, images, labels, alpha)
+    states, graphs = _train(inner, start, images, labels, alpha, learn=learn)
     to_state, to_gradient, slopes = torch.zeros_like(start), torch.zeros_like(start), torch.zeros_like(alpha)
     sums = [torch.zeros_like(images), *([torch.zeros_like(labels)] if learn else [])]
     for step, batch in reversed(list(enumerate(inner.batches))):
@@ -182,7 +185,9 @@ def _by_hand(
                 to_state = to_state + 2 * point.weight / _squared(start - point.target) * away
         to_gradient = inner.momentum * to_gradient + to_state
         own = _take(batch, images, labels)
-        slope, changes = _differentiate(inner, step, states[step], own, to_gradient, learn=learn, exact=exact)
+        graph = graphs.pop() if graphs else _draw(inner, step, states[step], own, learn=learn)
+        slope, changes = _differentiate(graph, to_gradient, exact=exact)
+        del graph  # it lives no longer than it must
         if exact:
             to_state = to_state - alpha * changes.pop()
         slopes = slopes + slope
@@ -193,27 +198,43 @@ def _by_hand(
     return states, (to_images, to_rate, *to_labels)
 
 
-def _train(inner: InnerTraining, start: Tensor, images: Tensor, labels: Tensor, alpha: Tensor) -> list[Tensor]:
-    """Returns the states θ_0 … θ_N of equation (1)."""
-    states, velocity = [start], torch.zeros_like(start)
+@dataclass(frozen=True)
+class _Graph:
+    """One step's gradient (P,), and what it can be differentiated in: θ_n, its images, and its labels if they learn."""
+
+    gradient: Tensor
+    theta: Tensor
+    data: list[Tensor]
+
+
+def _train(
+    inner: InnerTraining, start: Tensor, images: Tensor, labels: Tensor, alpha: Tensor, *, learn: bool
+) -> tuple[list[Tensor], list[_Graph]]:
+    """Returns the states θ_0 … θ_N of equation (1), and the graphs of the last steps."""
+    states, graphs, velocity = [start], list[_Graph](), torch.zeros_like(start)
     for step, batch in enumerate(inner.batches):
-        theta = states[-1].detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(inner.loss(step, theta, *_take(batch, images, labels)), theta)
+        own = _take(batch, images, labels)
+        if step >= len(inner.batches) - _KEPT:
+            graphs.append(_draw(inner, step, states[-1], own, learn=learn))
+            gradient = graphs[-1].gradient.detach()
+        else:
+            theta = states[-1].detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(inner.loss(step, theta, *own), theta)
         velocity = inner.momentum * velocity + gradient
         states.append(states[-1] - alpha * velocity)
-    return states
+    return states, graphs
 
 
-def _differentiate(
-    inner: InnerTraining, step: int, theta: Tensor, data: list[Tensor], direction: Tensor, *, learn: bool, exact: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Returns g·u of a step, and its derivatives in the step's images, labels if they learn, and θ if it is exact.
-
-    The only graph of the way back lives and dies in here.
-    """
+def _draw(inner: InnerTraining, step: int, theta: Tensor, data: list[Tensor], *, learn: bool) -> _Graph:
+    """Returns the graph of a step that begins at ``theta``, of its own images and labels ``data``."""
     theta, pixels = theta.detach().requires_grad_(), data[0].detach().requires_grad_()
     targets = data[1].detach().requires_grad_(learn)
     (gradient,) = torch.autograd.grad(inner.loss(step, theta, pixels, targets), theta, create_graph=True)
-    slope = gradient.dot(direction)
-    inputs = [pixels, *([targets] if learn else []), *([theta] if exact else [])]
+    return _Graph(gradient, theta, [pixels, *([targets] if learn else [])])
+
+
+def _differentiate(graph: _Graph, direction: Tensor, *, exact: bool) -> tuple[Tensor, list[Tensor]]:
+    """Returns g·u of a step, and its derivatives in the step's images, labels if they learn, and θ if it is exact."""
+    slope = graph.gradient.dot(direction)
+    inputs = [*graph.data, *([graph.theta] if exact else [])]
     return slope.detach(), list(torch.autograd.grad(slope, inputs, materialize_grads=True))
