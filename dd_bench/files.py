@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -38,7 +39,14 @@ def safe_name(name: str) -> str:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Leaves ``path`` with ``content`` or, whatever happens, as it was. Creates missing folders.
+    """Leaves ``path`` with ``content`` or, whatever happens, as it was; see ``open_atomic``."""
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Opens what becomes ``path`` when the block ends well; else ``path`` stays as it was. Creates missing folders.
 
     The content reaches the disk before the name does, so a full disk or a power cut never shows half a file. What a
     process that was killed in the middle of writing ``path`` has left beside it goes, an hour later.
@@ -48,7 +56,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(partial).chmod(0o644)  # mkstemp's 0600 would hide records from the other users of a shared folder

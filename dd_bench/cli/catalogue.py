@@ -57,15 +57,22 @@ def _stem(preset: str) -> str:
 @options.data_dir
 def list_datasets(data_dir: Path | None) -> None:
     """List the data sets, and where they are prepared."""
-    from dd_bench.data.catalogue import all_specs, describe
+    from dd_bench.data.catalogue import all_specs, describe, other_specs
     from dd_bench.data.prepare import locate
+    from dd_bench.errors import DDBenchError
 
     rows = []
-    for spec in all_specs().values():
-        found = locate(spec.name, data_dir)
+    for name, spec in {**all_specs(), **other_specs(data_dir)}.items():
+        if isinstance(spec, DDBenchError):  # somebody else's broken one hides no other
+            rows.append((name, "-", "-", f"unusable: {spec}"))
+            continue
+        found = locate(name, data_dir)
         state = options.shown(found) if found else "not here yet; prepared when first used"
-        rows.append((spec.name, describe(spec), str(spec.num_classes), state))
+        rows.append((name, describe(spec), str(spec.num_classes), state))
     _table(("data set", "example", "classes", "prepared"), rows)
+    click.echo(
+        "imagefolder:PATH is a folder of your own images, one folder a class; imagefolder:PATH:64 resizes to 64."
+    )
     click.echo("NAME@n keeps n training images a class, NAME@n/m also m test images a class; graphs come whole.")
 
 

@@ -20,23 +20,23 @@ def doctor(data_dir: Path | None, boards: Path) -> None:
     """Check versions, devices, data, the store and the boards; exit with 1 if something is damaged."""
     import torch
 
-    from dd_bench.data.catalogue import all_specs, load_training
+    from dd_bench.data.catalogue import all_specs, load_training, other_specs
     from dd_bench.data.prepare import locate
     from dd_bench.environment import choose_device, describe_device, library_versions
-    from dd_bench.errors import DataError
+    from dd_bench.errors import ConfigError, DataError
     from dd_bench.files import home, human_bytes
 
     device = choose_device("auto")
     click.echo("versions  " + ", ".join(f"{name} {number}" for name, number in library_versions().items()))
     click.echo(f"device    {describe_device(device)}, {torch.get_num_threads()} CPU threads")
     problems = []
-    for name in all_specs():
+    for name in [*all_specs(), *other_specs(data_dir)]:
         found = locate(name, data_dir)
         click.echo(f"data      {name}: {options.shown(found) if found else 'not here yet; prepared when first used'}")
         try:
             if found:
                 load_training(name, data_dir)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             problems.append(str(error))
 
     nearest = _nearest(home())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         "ddbench synth --method infer --ipc 10",
         "ddbench synth --method infer --ipc 10 --dataset cifar10@200 --seed 1",
         "ddbench synth --method random --ipc 10 --preset digits-soft",
+        "ddbench synth --method infer --ipc 10 --dataset imagefolder:~/photos:64",
         "ddbench synth --method mirage --ipc 1 --dataset nci1",
         "ddbench synth --method mirage --bytes 500 --dataset nci1",
         "ddbench synth --method infer --ipc 10 --set inversion.alpha=0.01 --set teachers.recipe.epochs=20",
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--dataset", default=None,
-    help="NAME, NAME@n (n training images a class) or NAME@n/m (and m test images a class).  [default: digits, or "
-    "digits-graph for methods that distil graphs]",
+    help="NAME or imagefolder:PATH (images of your own), NAME@n (n training images a class) or NAME@n/m (and m test "
+    "images a class).  [default: digits, or digits-graph for methods that distil graphs]",
 )  # fmt: skip
 @click.option("--preset", default=None, help="A complete configuration by name; by default the one for the data set.")
 @options.settings(help_text="Override a setting of the preset, for example inversion.steps=500. Repeatable.")

@@ -3,16 +3,36 @@
 from pathlib import Path
 
 from dd_bench.data import graphs, images
+from dd_bench.data.external import external_names, load_external
 from dd_bench.data.graph_specs import GRAPH_SPECS, GraphSpec
 from dd_bench.data.graphs import GraphData
+from dd_bench.data.image_folder import read_spec
 from dd_bench.data.images import ImageData
 from dd_bench.data.names import parse_name
+from dd_bench.data.prepare import prepared_folders
 from dd_bench.data.specs import SPECS, DatasetSpec
+from dd_bench.errors import ConfigError, DataError, DDBenchError
 
 
 def all_specs() -> dict[str, DatasetSpec | GraphSpec]:
-    """Returns every data set by base name, images first."""
+    """Returns every data set of ours by base name, images first."""
     return {**SPECS, **GRAPH_SPECS}
+
+
+def other_specs(data_dir: Path | None = None) -> dict[str, DatasetSpec | DDBenchError]:
+    """Returns the data sets of other packages and the image folders that are prepared, or why one cannot be used."""
+    found: dict[str, DatasetSpec | DDBenchError] = {}
+    for name in external_names():
+        try:
+            found[name] = load_external(name).spec
+        except ConfigError as error:
+            found[name] = error
+    for name, path in prepared_folders(data_dir).items():
+        try:
+            found[name] = read_spec(name, path)
+        except DataError as error:
+            found[name] = error
+    return found
 
 
 def load_training(name: str, data_dir: Path | None = None) -> ImageData | GraphData:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dd_bench.data.names import choose
+from dd_bench.data.specs import SPECS
 
 _TEST = 36  # test images a class: together a fifth of the 1,797
 
@@ -23,5 +24,5 @@ def read_digits() -> tuple[NDArray[np.int64], Tensor, Tensor]:
     bunch = load_digits()
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
-    test[choose(labels, _TEST, base="digits", split="all")] = True
+    test[choose(labels, _TEST, spec=SPECS["digits"], split="all")] = True
     return bunch.images.astype(np.int64), labels, test

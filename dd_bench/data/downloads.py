@@ -31,7 +31,7 @@ def download(class_name: str, folder: Path) -> dict[str, Tensor]:
     source = getattr(datasets, class_name)
     tensors: dict[str, Tensor] = {}
     try:
-        with _bounded_silence():
+        with bounded_silence():
             for split in ("train", "test"):
                 found = _open(source, folder, split)
                 labels = found.labels if hasattr(found, "labels") else found.targets
@@ -74,7 +74,7 @@ def _archives(source: Any) -> tuple[str, str]:
 
 
 @contextmanager
-def _bounded_silence() -> Iterator[None]:
+def bounded_silence() -> Iterator[None]:
     """Gives up on servers that stay silent; torchvision sets no time limit, and a firewall may just swallow packets."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_SECONDS)

@@ -19,10 +19,14 @@ from torch import Tensor
 
 from dd_bench.data.digits import read_digits
 from dd_bench.data.downloads import download
+from dd_bench.data.external import load_external
 from dd_bench.data.graph_sources import make_graphs
 from dd_bench.data.graph_specs import GRAPH_SPECS
+from dd_bench.data.image_folder import prepare_folder, require_same
+from dd_bench.data.names import PREFIX, DatasetName
+from dd_bench.data.tiny_imagenet import write_tiny_imagenet
 from dd_bench.errors import DataError
-from dd_bench.files import write_atomic
+from dd_bench.files import slug, write_atomic
 
 
 def find(base: str, data_dir: Path | None = None) -> Path:
@@ -33,6 +37,46 @@ def find(base: str, data_dir: Path | None = None) -> Path:
     """
     folders = _folders(data_dir)
     return locate(base, data_dir) or prepare(base, folders[-1] if data_dir is None else folders[0])
+
+
+def find_folder(name: DatasetName, data_dir: Path | None = None) -> Path:
+    """Returns the prepared file of an image folder, preparing it where that was not done before.
+
+    Where the name holds a path, the folder must still be what was prepared; a bare name is of the prepared one, or else
+    of a folder here.
+
+    Raises:
+        DataError: if neither is there, the folder changed, or it cannot be prepared.
+    """
+    found = locate(name.base, data_dir)
+    try:
+        source = Path(name.source).expanduser()
+        is_there = source.is_dir()
+    except (OSError, RuntimeError, ValueError):  # a path that cannot be
+        source, is_there = Path(name.source), False
+    if found is not None:
+        if is_there and source.name != name.source:
+            require_same(source, found)
+        return found
+    folders = _folders(data_dir)
+    if not is_there:
+        raise DataError(
+            f"{source} is no folder, and {_file(Path(), name.base)} is in none of {', '.join(map(str, folders))}; "
+            "expected one folder of images for each class"
+        )
+    folder = folders[-1] if data_dir is None else folders[0]
+    return _once(name.base, folder, lambda path: prepare_folder(name.base, source, name.size, path))
+
+
+def prepared_folders(data_dir: Path | None = None) -> dict[str, Path]:
+    """Returns the prepared file of every image folder by name, sorted; one that cannot be read is not among them."""
+    found: dict[str, Path] = {}
+    for folder in _folders(data_dir):
+        for path in sorted(folder.glob(f"{slug(PREFIX + 'x')[:-1]}*/data.safetensors")):
+            base = path.parent.name.replace("+", ":")
+            if base not in found and locate(base, data_dir) == path:
+                found[base] = path
+    return dict(sorted(found.items()))
 
 
 def locate(base: str, data_dir: Path | None = None) -> Path | None:
@@ -50,6 +94,19 @@ def prepare(base: str, folder: Path) -> Path:
     Raises:
         DataError: if the folder cannot be written or the download fails.
     """
+
+    def write(path: Path) -> None:
+        if base == "tinyimagenet":
+            write_tiny_imagenet(path)
+        else:
+            made = (_MAKERS.get(base) or load_external(base).make)(path.parent)
+            write_atomic(path, save({key: tensor.clone() for key, tensor in made.items()}))  # theirs may be views
+
+    return _once(base, folder, write)
+
+
+def _once(base: str, folder: Path, write: Callable[[Path], None]) -> Path:
+    """Has ``write`` leave the prepared file, unless it is there or another process comes first; returns its path."""
     path = _file(folder, base)
     if _exists(path):  # before the lock: a finished file may lie in a folder that only its owner can write
         return path
@@ -57,7 +114,7 @@ def prepare(base: str, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
             if not path.is_file():
-                write_atomic(path, save(_MAKERS[base](path.parent)))
+                write(path)
     except OSError as error:
         raise DataError(
             f"{base} is not prepared yet, and {path} cannot be written ({error}); "
@@ -76,7 +133,7 @@ def _folders(data_dir: Path | None) -> list[Path]:
 
 
 def _file(folder: Path, base: str) -> Path:
-    return folder / base / "data.safetensors"
+    return folder / slug(base) / "data.safetensors"
 
 
 def _exists(path: Path) -> bool:

@@ -9,8 +9,11 @@ from typing import Literal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dd_bench.data.external import load_external
+from dd_bench.data.graph_specs import GRAPH_SPECS
+from dd_bench.data.image_folder import read_spec
 from dd_bench.data.names import DatasetName, choose, parse_name
-from dd_bench.data.prepare import find
+from dd_bench.data.prepare import find, find_folder
 from dd_bench.data.specs import SPECS, DatasetSpec
 from dd_bench.errors import ConfigError, DataError
 
@@ -44,18 +47,23 @@ def read(text: str, split: Split, data_dir: Path | None = None) -> Rows:
         DataError: if the data is absent or malformed.
     """
     name = parse_name(text)
-    if name.base not in SPECS:
+    if name.base in GRAPH_SPECS:
         raise ConfigError(f"{name} holds graphs; expected a data set of images: choose one of {', '.join(SPECS)}")
-    path = find(name.base, data_dir)
-    _check(path, SPECS[name.base])
+    if name.source:
+        path = find_folder(name, data_dir)
+        spec = read_spec(name.base, path)
+    else:
+        path = find(name.base, data_dir)
+        spec = SPECS.get(name.base) or load_external(name.base).spec
+    _check(path, spec)
     images, labels = _tensor(path, f"{split}_images"), _tensor(path, f"{split}_labels")
-    rows = _chosen(path, name, split)
+    rows = _chosen(path, name, spec, split)
     stat = path.stat()
     return Rows(
-        spec=replace(SPECS[name.base], name=str(name)),
+        spec=replace(spec, name=str(name)),
         images=images if rows is None else images[rows],
         labels=labels if rows is None else labels[rows],
-        fingerprint=_fingerprint(path.resolve(), stat.st_mtime_ns, stat.st_size, name),
+        fingerprint=_fingerprint(path.resolve(), stat.st_mtime_ns, stat.st_size, name, spec),
     )
 
 
@@ -99,16 +107,16 @@ def _tensor(path: Path, key: str) -> Tensor:
     return tensor
 
 
-def _chosen(path: Path, name: DatasetName, split: Split) -> Tensor | None:
+def _chosen(path: Path, name: DatasetName, spec: DatasetSpec, split: Split) -> Tensor | None:
     """Returns the rows of ``split`` that belong to the data set, ascending, or None for all of them."""
     per_class = name.per_class if split == "train" else name.test_per_class
     if per_class is None:
         return None
-    return choose(_tensor(path, f"{split}_labels"), per_class, base=name.base, split=split)
+    return choose(_tensor(path, f"{split}_labels"), per_class, spec=spec, split=split)
 
 
 @lru_cache(maxsize=64)
-def _fingerprint(path: Path, _mtime_ns: int, _size: int, name: DatasetName) -> str:
+def _fingerprint(path: Path, _mtime_ns: int, _size: int, name: DatasetName, spec: DatasetSpec) -> str:
     """Returns the sha256 of the bytes of all four tensors, in the order of their keys, at the chosen rows.
 
     The time and size of the file are there for the cache alone: a file that changes is hashed again.
@@ -116,7 +124,7 @@ def _fingerprint(path: Path, _mtime_ns: int, _size: int, name: DatasetName) -> s
     digest = hashlib.sha256()
     splits: tuple[Split, ...] = ("test", "train")
     for split in splits:  # in the order of the keys: test_images, test_labels, train_images, train_labels
-        rows = _chosen(path, name, split)
+        rows = _chosen(path, name, spec, split)
         for key in (f"{split}_images", f"{split}_labels"):
             tensor = _tensor(path, key)
             for start in range(0, len(tensor) if rows is None else len(rows), _HASHED_ROWS):

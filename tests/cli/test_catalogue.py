@@ -27,7 +27,7 @@ def test_methods(ddbench: Command) -> None:
     assert rows.pop("method") == ["presets", "what it is"]
     assert set(rows) == set(synth.METHODS)
     assert rows["infer"][0] == "published, small, digits, published-taped, small-taped, digits-taped"
-    assert rows["mtt"][0] == "digits, small, published, published-tinyimagenet"  # no data set of that name yet
+    assert rows["mtt"][0] == "digits, small, published"
     assert rows["mirage"][0] == "exact, paper"
     assert rows["random"][1] == "ipc images or graphs of each class, drawn uniformly without replacement."
     assert "`" not in str(rows)

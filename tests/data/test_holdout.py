@@ -8,6 +8,7 @@ from torch import Tensor
 from dd_bench.data.holdout import TestSplit
 from dd_bench.data.images import load
 from dd_bench.data.names import choose
+from dd_bench.data.specs import SPECS
 from dd_bench.errors import HoldoutError, NonFiniteError
 
 
@@ -70,7 +71,7 @@ def test_subsets_of_the_test_split(fake, tmp_path: Path) -> None:
         return torch.zeros(len(pixels), 10)
 
     split.score("s", predict, device="cpu")
-    rows = choose(tensors["test_labels"], 3, base="cifar10", split="test")
+    rows = choose(tensors["test_labels"], 3, spec=SPECS["cifar10"], split="test")
     assert torch.equal(torch.cat(seen), tensors["test_images"][rows].float() / 255)
 
 

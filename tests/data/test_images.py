@@ -38,7 +38,7 @@ def test_shapes(fake, tmp_path: Path) -> None:
 def test_subset_is_cut_from_the_training_split(fake, tmp_path: Path) -> None:
     tensors = fake(train=6)
     data = load("cifar10@04/1", tmp_path)
-    rows = choose(tensors["train_labels"], 4, base="cifar10", split="train")
+    rows = choose(tensors["train_labels"], 4, spec=SPECS["cifar10"], split="train")
     assert data.spec.name == "cifar10@4/1"
     assert data.spec.mean == SPECS["cifar10"].mean
     assert torch.equal(data.images, tensors["train_images"][rows])
@@ -75,7 +75,7 @@ def test_fingerprint_matches_reference(fake, tmp_path: Path, monkeypatch: pytest
     for name, train, test in (("cifar10@4", 4, 3), ("cifar10@4/2", 4, 2), ("cifar10@6/3", 6, 3)):
         chosen = dict(tensors)
         for split, per_class in (("train", train), ("test", test)):
-            rows = choose(tensors[f"{split}_labels"], per_class, base="cifar10", split=split)
+            rows = choose(tensors[f"{split}_labels"], per_class, spec=SPECS["cifar10"], split=split)
             for kind in ("images", "labels"):
                 chosen[f"{split}_{kind}"] = tensors[f"{split}_{kind}"][rows]
         assert load(name, tmp_path).fingerprint == content_hash(chosen)

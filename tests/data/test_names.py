@@ -74,7 +74,7 @@ def generated_labels() -> Tensor:
 def test_choice_matches_reference() -> None:
     labels = generated_labels()
     for n in (1, 3, 50):
-        rows = choose(labels, n, base="cifar10", split="train")
+        rows = choose(labels, n, spec=SPECS["cifar10"], split="train")
         assert rows.dtype == torch.int64
         assert rows.tolist() == oracle(labels.tolist(), n, "cifar10", "train")
         assert torch.bincount(labels[rows]).tolist() == [n] * 10
@@ -83,38 +83,38 @@ def test_choice_matches_reference() -> None:
 def test_choice_stays_what_it_was() -> None:
     """A change here is a change of every subset: it needs a new kind of name, not a new constant."""
     labels = generated_labels()
-    assert digest(choose(labels, 20, base="cifar10", split="train")) == "452ef757016bb6e9"
-    assert digest(choose(labels, 20, base="cifar10", split="test")) == "2b24dda9870b0ccb"
-    assert digest(choose(labels, 20, base="digits", split="train")) == "cbb90656c0121077"
+    assert digest(choose(labels, 20, spec=SPECS["cifar10"], split="train")) == "452ef757016bb6e9"
+    assert digest(choose(labels, 20, spec=SPECS["cifar10"], split="test")) == "2b24dda9870b0ccb"
+    assert digest(choose(labels, 20, spec=SPECS["digits"], split="train")) == "cbb90656c0121077"
 
 
 def test_smaller_subsets_lie_within_larger_ones() -> None:
     labels = generated_labels()
-    rows = [set(choose(labels, n, base="cifar10", split="train").tolist()) for n in (1, 20, 50)]
+    rows = [set(choose(labels, n, spec=SPECS["cifar10"], split="train").tolist()) for n in (1, 20, 50)]
     assert rows[0] < rows[1] < rows[2]
 
 
 def test_rejects_more_images_than_there_are() -> None:
     labels = torch.arange(10).repeat(4)[:-3]  # classes 7, 8 and 9 have three images, the others four
-    choose(labels, 3, base="cifar10", split="train")
+    choose(labels, 3, spec=SPECS["cifar10"], split="train")
     with pytest.raises(ConfigError, match=r"^4 train images a class .* cifar10, but class 7 \(horse\) has 3;"):
-        choose(labels, 4, base="cifar10", split="train")
+        choose(labels, 4, spec=SPECS["cifar10"], split="train")
     with pytest.raises(ConfigError, match="99999 test images"):
-        choose(labels, 99999, base="cifar10", split="test")
+        choose(labels, 99999, spec=SPECS["cifar10"], split="test")
     with pytest.raises(ConfigError, match=r"class 2 \(bird\) has 0"):
-        choose(torch.tensor([0, 1]), 1, base="cifar10", split="train")
+        choose(torch.tensor([0, 1]), 1, spec=SPECS["cifar10"], split="train")
 
 
 def test_choice_is_fast() -> None:
     labels = torch.arange(50_000) % 100
     start = time.process_time()
-    choose(labels, 200, base="cifar100", split="train")
+    choose(labels, 200, spec=SPECS["cifar100"], split="train")
     assert time.process_time() - start < 1.0  # about 0.1 s; the rest is for busy machines
 
 
 def test_choice_of_real_cifar10_stays_what_it_was(real) -> None:
     with safe_open(real("cifar10") / "cifar10" / "data.safetensors", framework="pt") as file:
         train, test = file.get_tensor("train_labels"), file.get_tensor("test_labels")
-    assert digest(choose(train, 20, base="cifar10", split="train")) == "ce372c2e7ddb4310"
-    assert digest(choose(train, 200, base="cifar10", split="train")) == "e6cdc56ce04889b7"
-    assert digest(choose(test, 20, base="cifar10", split="test")) == "7804fbef64455d77"
+    assert digest(choose(train, 20, spec=SPECS["cifar10"], split="train")) == "ce372c2e7ddb4310"
+    assert digest(choose(train, 200, spec=SPECS["cifar10"], split="train")) == "e6cdc56ce04889b7"
+    assert digest(choose(test, 20, spec=SPECS["cifar10"], split="test")) == "7804fbef64455d77"
