@@ -61,6 +61,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "infer": _INFER,
     "infer-base": _INFER,
     "infer-scrambled": _INFER,
+    "herding": {"features": _TEACHERS, "labels": {"teachers": _TEACHERS}},
+    "k-center": {"features": _TEACHERS},
     "k-means": {"target": _TARGET},
     "krr-shuffled": _KRR | {"augment": "flip", "start": "pixels"},
     "krr-st": _KRR,
@@ -75,6 +77,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 # Other methods' images with labels of a tape
 TAPED_CONFIGS: dict[str, dict[str, Any]] = {
     "infer": _INFER | {"tape": _TAPE},
+    "k-means": {"target": None, "features": _TEACHERS, "labels": {"teachers": _TEACHERS, "tape": _TAPE}},
     "random": {"teachers": _TEACHERS, "tape": _TAPE | {"weighting": "equal"}},
 }
 # Images with features for targets

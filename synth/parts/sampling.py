@@ -7,6 +7,13 @@ from dd_bench.errors import ConfigError
 from dd_bench.seeding import derive_seed, generator
 
 
+def require_enough(labels: Tensor, count: int, num_classes: int) -> None:
+    """Raises ConfigError if a class has fewer than ``count`` examples."""
+    for label, size in enumerate(torch.bincount(labels, minlength=num_classes).tolist()):
+        if size < count:
+            raise ConfigError(f"class {label} has {size} training examples, but {count} are asked for; lower --ipc")
+
+
 def sample_per_class(labels: Tensor, count: int, num_classes: int, seed: int) -> Tensor:
     """Returns indices (count, K) of ``count`` different images of each class, drawn uniformly, row by row.
 
@@ -16,15 +23,12 @@ def sample_per_class(labels: Tensor, count: int, num_classes: int, seed: int) ->
     Raises:
         ConfigError: if a class has fewer than ``count`` images.
     """
+    require_enough(labels, count, num_classes)
     draws = generator(derive_seed("sample per class", seed))
     columns = []
     for label in range(num_classes):
         members = torch.nonzero(labels == label).flatten()
         order = torch.randperm(len(members), generator=draws)
-        if len(members) < count:
-            raise ConfigError(
-                f"class {label} has {len(members)} training examples, but {count} are asked for; lower --ipc"
-            )
         columns.append(members[order[:count]])
     return torch.stack(columns, dim=1)
 

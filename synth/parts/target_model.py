@@ -18,11 +18,11 @@ from dd_bench.settings import as_settings
 from dd_bench.targets import Features
 from synth.base import Task
 from synth.parts.barlow_twins import BarlowTwinsRecipe, require_spread, train_barlow_twins
+from synth.parts.embeddings import embed_images
 from synth.parts.remembered import remember
 from synth.parts.teachers import split_held_out
 
 _VERSION = 1  # grows when the same plan makes another network
-_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _train(network_id: str, run_name: str, plan: TargetPlan, task: Task) -> None
             model, data.images[kept], recipe=plan.recipe, spec=data.spec, seed=seed, run=run, label=label
         )  # fmt: skip
         model.eval()
-        rank = require_spread(_embed(model, data.images[held_out], mirrored=False), label)
+        rank = require_spread(embed_images(model, data.images[held_out]), label)
         save_network(
             model,
             NetworkFacts(
@@ -146,20 +146,9 @@ def _read_off(model: Classifier, data: ImageData, run: Run) -> Tensor:
     with run.unsaved("targets of the real images", len(views)) as progress:
         tables = []
         for number, mirrored in enumerate(views):
-            tables.append(_embed(model, data.images, mirrored=mirrored))
+            tables.append(embed_images(model, data.images, mirrored=mirrored))
             progress.update(number + 1)
     return torch.stack(tables)
-
-
-@torch.no_grad()
-def _embed(model: Classifier, images: Tensor, *, mirrored: bool) -> Tensor:
-    """Returns the features (N, D) of uint8 images on the CPU; the model is in evaluation mode."""
-    device = next(model.parameters()).device
-    parts = []
-    for part in torch.split(images, _BATCH):
-        pixels = part.to(device).float() / 255
-        parts.append(model.embed(pixels.flip(-1) if mirrored else pixels).cpu())
-    return torch.cat(parts)
 
 
 # The recipe of the authors' target networks is not published; these are ours. "default" is their architecture.

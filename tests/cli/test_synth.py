@@ -112,7 +112,7 @@ def motifs_here(motifs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDBENCH_DATA", str(motifs_dir))
 
 
-@pytest.mark.parametrize("method", ["mirage", "mirage-random", "herding"])
+@pytest.mark.parametrize("method", ["mirage", "mirage-random"])
 def test_methods_for_graphs_have_graphs_by_default(ddbench: Command, method: str) -> None:
     answer = ddbench("synth", "--method", method, "--ipc", "1")
     stored = Store().find(answer.set_id)

@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans as Clusters
 
 from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
@@ -17,21 +15,24 @@ from dd_bench.graph_sets import Graphs
 from dd_bench.graphs import GraphBatch
 from dd_bench.learn.tape import Epoch, TapeRecipe, draw_tape
 from dd_bench.run import Run
-from dd_bench.seeding import derive_seed, generator
+from dd_bench.seeding import derive_seed
 from dd_bench.sets import Images
 from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels
 from synth.base import DRAWS, Distilled, Synthesizer, Task, config_of, configure, override
-from synth.coreset import Herding, KMeans, Random, herd, nearest_to_centres, tree_features
+from synth.coreset import Random
 from synth.infer import Infer
 from synth.krr import KRRST
 from synth.mirage import Mirage, RandomTrees
 from synth.parts.barlow_twins import BarlowTwinsRecipe
 from synth.parts.model_pool import PoolRecipe
 from synth.parts.sampling import sample_images
+from synth.parts.subsets import herd, nearest_to_centres
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan
 from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
 from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers
+from synth.parts.tree_features import tree_features
 from synth.pipeline import Order, describe
+from synth.selection import Herding, KMeans
 from synth.trajectory import MTT
 from tests.conftest import BLOBS
 from tests.references.trees import canonical, toys_of
@@ -235,38 +236,6 @@ def test_as_many_times_the_images(task: Task, run: Run, plan: TeacherPlan) -> No
     assert torch.bincount(hard.targets.classes).tolist() == [8] * 3
 
 
-@pytest.mark.parametrize("count", [1, 7, 40])
-def test_k_means_matches_reference(count: int) -> None:
-    features = torch.randn(40, 3, generator=generator(0))
-    picked = nearest_to_centres(features, count, seed=5)
-    clusters = Clusters(count, n_init=1, random_state=derive_seed("k-means", 5) % 2**32).fit(features.double().numpy())
-    taken: list[int] = []
-    for centre, row in zip(torch.from_numpy(clusters.cluster_centers_), picked.tolist(), strict=True):
-        distances = (features.double() - centre).square().sum(1).sqrt()
-        distances[taken] = torch.inf
-        assert distances[row] <= distances.min() + 1e-9, "the two rows of a cluster of two are as near"
-        taken.append(row)
-    assert len(picked.unique()) == count
-    assert nearest_to_centres(features, count, seed=5).equal(picked)
-
-
-def test_rows_of_k_means_differ_though_centres_share_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of such centres takes its next."""
-
-    class Found:
-        cluster_centers_ = np.array([[5.0], [5.1], [0.2], [4.9]])
-
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-
-        def fit(self, _: Any) -> "Found":
-            return self
-
-    features = torch.tensor([[0.0], [5.0], [6.0], [9.0], [3.0]])
-    assert nearest_to_centres(torch.arange(6.0)[:, None], 6, 0).sort().values.equal(torch.arange(6))
-    monkeypatch.setattr("sklearn.cluster.KMeans", Found)
-    assert nearest_to_centres(features, 4, 0).tolist() == [1, 2, 0, 4]
-
-
 def test_k_means_is_real_images_with_targets(task: Task, run: Run, target: TargetModel) -> None:
     made = KMeans(TARGET).synthesize(task, run)
     picked = nearest_to_centres(target.plain, 12, 0)
@@ -315,8 +284,7 @@ def test_presets_with_features() -> None:
         assert Random.PRESETS[f"{scale}-features"] == Random(target=TARGETS[scale], protocol=f"transfer-{scale}")
         assert KMeans.PRESETS[scale] == KMeans(TARGETS[scale], f"transfer-{scale}")
     assert KMeans.PRESETS["default"] == KMeans(TARGETS["default"], "transfer-cifar")
-    for dataset, preset in (("digits-low", "digits"), ("cifar100", "default"), ("cifar10@200", "small")):
-        assert KMeans.preset_for(dataset) == preset
+    assert KMeans.PRESETS["default-cifar10"] == KMeans(TARGETS["default"], "transfer-cifar-back")
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------
@@ -399,8 +367,8 @@ def test_herding_has_no_seed(graph_task: Task, run: Run) -> None:
 
 def test_graphs_run_out(graph_task: Task, run: Run) -> None:
     for method, expected in (
-        (Herding(), "class 0 has 20 training graphs, but 21 are asked for; lower --ipc"),
-        (Random(), "class 0 has 20 training [a-z ]+, but 21 are asked for; lower --ipc"),
+        (Herding(), "class 0 has 20 training examples, but 21 are asked for; lower --ipc"),
+        (Random(), "class 0 has 20 training examples, but 21 are asked for; lower --ipc"),
     ):
         with pytest.raises(ConfigError, match=expected):
             method.synthesize(replace(graph_task, ipc=21), run)

@@ -18,11 +18,12 @@ from dd_bench.run import Run
 from dd_bench.sets import Provenance, SyntheticSet
 from dd_bench.targets import HardLabels
 from synth.base import Distilled, Task, choose_preset, configure
-from synth.coreset import Herding, Random
+from synth.coreset import Random
 from synth.mirage import Mirage, RandomTrees
 from synth.parts.budgets import bytes_per_ipc, members_of
 from synth.parts.itemsets import TooManySetsError
 from synth.parts.tree_sets import Forest, TreeSet, fit_budget
+from synth.selection import Herding
 from tests.conftest import MOTIFS, tensors_file
 from tests.data.graph_files import Toy
 from tests.references.trees import Tree, batch_of, canonical, shuffled, toys_of

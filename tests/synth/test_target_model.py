@@ -19,6 +19,7 @@ from dd_bench.run import Run
 from dd_bench.seeding import derive_seed
 from dd_bench.targets import Features
 from synth.base import Task
+from synth.parts import embeddings
 from synth.parts import target_model as module
 from synth.parts.barlow_twins import BarlowTwinsRecipe, effective_rank
 from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
@@ -148,7 +149,7 @@ def test_tables_of_many_images_are_made_in_parts(
 ) -> None:
     whole = obtain_target(goal, task, run)
     shutil.rmtree(home() / "targets")
-    monkeypatch.setattr(module, "_BATCH", 7)
+    monkeypatch.setattr(embeddings, "_BATCH", 7)
     torch.testing.assert_close(obtain_target(goal, task, run).plain, whole.plain, rtol=1e-4, atol=1e-5)
 
 
@@ -200,7 +201,7 @@ def test_trained_once(goal: TargetPlan, task: Task, run: Run, trainings: list[Si
     first = obtain_target(goal, task, run)
     embedded = list[int]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_embed", lambda *_, **__: embedded.append(1))
+        patch.setattr(module, "embed_images", lambda *_, **__: embedded.append(1))
         again = Run(run.folder / "again")
         second = obtain_target(goal, replace(task, ipc=9, seed=3), again)
     assert (len(trainings), embedded) == (1, [])
@@ -250,7 +251,7 @@ def test_a_collapsed_network_is_not_kept(
         monkeypatch.setattr(module, "train_barlow_twins", ruin)
     else:
         monkeypatch.setattr(
-            module, "_embed", lambda _, images, **__: torch.arange(len(images) * 1.0)[:, None] * torch.ones(9)
+            module, "embed_images", lambda _, images, **__: torch.arange(len(images) * 1.0)[:, None] * torch.ones(9)
         )
     with pytest.raises(DivergedError, match=f"^{LABEL} collapsed: its .* features of 12 unseen images have an"):
         obtain_target(goal, task, run)
