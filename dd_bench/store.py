@@ -5,10 +5,8 @@ A set is the folder ``<root>/<dataset>/<method>/ipc<k>/<id>`` of exactly three f
 verified: sizes and the manifest when a set is opened, hashes and tensors when it is loaded. Nothing is unpickled.
 """
 
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,9 @@ from dd_bench import codec
 from dd_bench.budget import ledger
 from dd_bench.card import render_card
 from dd_bench.errors import DDBenchError, InvalidSetError, UnknownNameError
-from dd_bench.files import home, locked, safe_name, sha256_file, slug, write_atomic
+from dd_bench.files import home, safe_name, sha256_file, slug, write_atomic
 from dd_bench.manifest import CARD, CURE, MANIFEST, SIZE_LIMIT, TENSORS, Manifest, read_manifest, write_manifest
+from dd_bench.publication import Publication
 from dd_bench.sets import Provenance, SyntheticSet
 
 
@@ -111,22 +110,31 @@ class Store:
             DDBenchError: if another content is in its place, or the disk refuses.
         """
         folder = self.folder(synthetic.provenance)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(f"set {folder.resolve()}"):
-                _sweep(folder)
-                try:
-                    partial = _prepare(folder, synthetic)
-                    if _taken(folder) and (kept := _kept(folder, partial / MANIFEST, replace=replace)):
-                        return kept
-                    _publish(folder, partial)
-                finally:
-                    _sweep(folder)
-        except OSError as error:
-            raise DDBenchError(
-                f"cannot write set {folder} ({error.strerror or error}); make room or allow writing there, and run the "
-                "same command again"
-            ) from error
+        with _refusing(folder), Publication.of(folder) as publication:
+            _prepare(publication.partial, synthetic)
+            if publication.taken and (kept := _kept(folder, publication.partial / MANIFEST, replace=replace)):
+                return kept
+            publication.publish()
+        return open_set(folder)
+
+    def adopt(self, manifest: Manifest, fill: Callable[[Path], None]) -> StoredSet:
+        """Leaves a set from elsewhere on disk in full and returns it, as ``write`` does.
+
+        Args:
+            manifest: what the set is.
+            fill: writes its three files into a folder, which nobody sees before they are verified to the last byte.
+
+        Raises:
+            InvalidSetError: if the files are not what the manifest says, or the set in its place is damaged.
+            DDBenchError: if another content is in its place, or the disk refuses.
+        """
+        folder = self.folder(manifest.provenance.restore())
+        with _refusing(folder), Publication.of(folder) as publication:
+            fill(publication.partial)
+            StoredSet(publication.partial, manifest).load()
+            if publication.taken and (kept := _kept(folder, publication.partial / MANIFEST, replace=False)):
+                return kept
+            publication.publish()
         return open_set(folder)
 
     def read(self, path: Path) -> SyntheticSet:
@@ -217,9 +225,8 @@ def _verify(path: Path, name: str, manifest: Manifest) -> None:
         raise InvalidSetError(f"{name} has sha256 {found[:12]}…, expected {expected[:12]}…; {CURE}")
 
 
-def _prepare(folder: Path, synthetic: SyntheticSet) -> Path:
-    """Writes the three files of a set into a folder beside its own, and returns that."""
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+def _prepare(partial: Path, synthetic: SyntheticSet) -> None:
+    """Writes the three files of a set into a folder."""
     codec.write(partial / TENSORS, synthetic)
     parts = ledger(synthetic, (partial / TENSORS).stat().st_size)
     write_atomic(partial / CARD, render_card(synthetic, parts))
@@ -236,34 +243,6 @@ def _prepare(folder: Path, synthetic: SyntheticSet) -> Path:
         "suggested_lr": synthetic.suggested_lr,
     }
     write_atomic(partial / MANIFEST, write_manifest(facts, synthetic.provenance))
-    for name, mode in ((".", 0o755), (TENSORS, 0o644)):  # mkdtemp's 0700 would hide it from users of a shared folder
-        (partial / name).chmod(mode)
-    return partial
-
-
-def _publish(folder: Path, partial: Path) -> None:
-    """Gives a prepared folder its name in one step; what had it before moves out of the way first."""
-    if _taken(folder):
-        folder.rename(partial.with_suffix(".former"))
-    partial.rename(folder)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what stopped writers of this set left, after putting back the set that one of them had moved aside.
-
-    The caller holds the lock of the set.
-    """
-    for leftover in sorted(folder.parent.glob(f".{folder.name}.*")):  # .former before .partial
-        if leftover.suffix == ".former" and not _taken(folder):
-            leftover.rename(folder)
-        elif leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink()
-
-
-def _taken(folder: Path) -> bool:
-    return folder.is_symlink() or folder.exists()
 
 
 def _kept(folder: Path, manifest: Path, *, replace: bool) -> StoredSet | None:
@@ -302,6 +281,18 @@ def _try_to_open(folder: Path) -> StoredSet | DamagedSet:
         return open_set(folder)
     except InvalidSetError as error:
         return DamagedSet(folder, error)
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Says which set could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DDBenchError(
+            f"cannot write set {folder} ({error.strerror or error}); make room or allow writing there, and run the "
+            "same command again"
+        ) from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dd_bench import codec
+from dd_bench import codec, publication
 from dd_bench import store as store_module
 from dd_bench.data.specs import SPECS
 from dd_bench.errors import DDBenchError, InvalidSetError, UnknownNameError
@@ -297,7 +297,7 @@ def test_kill_between_writes_leaves_nothing_visible(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, call, killed)
-        patch.setattr(store_module, "_sweep", lambda _: None)  # the dead clean nothing up
+        patch.setattr(publication, "_sweep", lambda _: None)  # the dead clean nothing up
         with pytest.raises(KeyboardInterrupt):
             store.write(make("half"), replace=True)
     assert hidden(store) != []

@@ -69,6 +69,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("eval",), r"no sets to judge in .*sets; make one first, for example: ddbench synth --method infer --ipc 10"),
     (("eval", "0123"), r"unknown set '0123'\. Known: none yet"),
     (("show", "0123"), r"unknown set '0123'\. Known: none yet"),
+    (("export", "0123"), r"unknown set '0123'\. Known: none yet"),
+    (("import", "none.zip"), r"there is no file none\.zip; expected one that ddbench export has written"),
 ]
 
 
