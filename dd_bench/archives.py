@@ -108,9 +108,11 @@ def _listed(archive: ZipFile, path: Path) -> dict[str, ZipInfo]:
     for info in infos:
         if info.compress_type != ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
             raise InvalidSetError(f"{info.filename} is compressed or encrypted; expected it plain")
-    found = {info.filename: info for info in infos}
-    if sum(info.file_size for info in infos) > path.stat().st_size or found[MANIFEST].file_size > SIZE_LIMIT:
+    found, there = {info.filename: info for info in infos}, path.stat().st_size
+    if sum(info.file_size for info in infos) > there or found[MANIFEST].file_size > SIZE_LIMIT:
         raise InvalidSetError("its list promises more bytes than there are")
+    if not all(0 <= info.header_offset < there for info in infos):
+        raise InvalidSetError("its list says that files begin outside of it")
     return found
 
 

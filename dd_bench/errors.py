@@ -3,11 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LONGEST = 4000  # characters of a message
+
 
 class DDBenchError(Exception):
-    """A fault in the input or in the surroundings, told in one line; the command line prints it and exits with 2."""
+    """A fault in the input or in the surroundings; the command line prints it and exits with 2.
+
+    Whatever a message quotes, it is one line of printable characters, of a length that people read.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class UnknownNameError(DDBenchError):
@@ -55,3 +63,12 @@ class InterruptedRunError(DDBenchError):
         self.exit_code = 128 + signal_number
         kept = "what was last saved is kept" if where == "at once" else "everything so far is saved"
         super().__init__(f"stopped {where}; {kept}, and the same command goes on from there")
+
+
+def one_line(message: str) -> str:
+    """Returns a message with escapes for what would move a terminal's cursor or colours, and its middle left out."""
+    line = "".join(
+        char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode()
+        for char in message
+    )  # fmt: skip
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST * 3 // 4]} … {line[-_LONGEST // 5 :]}"

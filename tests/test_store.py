@@ -6,9 +6,7 @@ import json
 import os
 import pickle
 import shutil
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from dd_bench import codec, publication
@@ -32,7 +28,7 @@ from dd_bench.sets import Compensated, Control, Images, Payload, Provenance, Syn
 from dd_bench.store import DamagedSet, Store, StoredSet, open_set
 from dd_bench.tapes import Tape
 from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
-from tests.conftest import draw_motifs, tensors_file
+from tests.conftest import draw_motifs
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2])
 DRAW = generator(0)
@@ -616,70 +612,6 @@ def test_rejects_files_that_cannot_be_read(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(store_module, "sha256_file", failing)
     with pytest.raises(InvalidSetError, match=r"cannot be read \(Input/output error\)"):
         stored.load()
-
-
-Edit = tuple[str, int, int]
-
-
-def edits_of(alphabet: bytes) -> st.SearchStrategy[list[Edit]]:
-    kinds = st.sampled_from(["set", "delete", "insert", "cut"])
-    return st.lists(st.tuples(kinds, st.integers(0, 10_000), st.sampled_from(alphabet)), min_size=1, max_size=4)
-
-
-def edited(content: bytes, edits: list[Edit], among: int) -> bytes:
-    """Returns ``content`` with its first ``among`` bytes edited."""
-    raw = bytearray(content[:among])
-    for edit, place, value in edits:
-        at = place % (len(raw) + 1)
-        match edit:
-            case "set":
-                raw[at : at + 1] = bytes([value])
-            case "delete":
-                del raw[at : at + 1]
-            case "insert":
-                raw[at:at] = bytes([value])
-            case "cut":
-                del raw[at:]
-    return bytes(raw) + content[among:]
-
-
-def bounded(examples: int) -> settings:
-    ignored = [HealthCheck.function_scoped_fixture]
-    return settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=ignored
-    )
-
-
-@bounded(200)
-@given(edits=edits_of(bytes(range(256))))
-def test_any_manifest_reads_equal_or_is_refused(store: Store, edits: list[Edit]) -> None:
-    folder = store.folder(provenance())
-    if not folder.exists():
-        store.write(make()).path.joinpath(MANIFEST).rename(store.root / "original")
-    original = (store.root / "original").read_bytes()
-    (folder / MANIFEST).write_bytes(edited(original, edits, len(original)))
-    try:
-        found = store.read(folder)
-    except InvalidSetError as refusal:
-        assert len(str(refusal).splitlines()) == 1  # noqa: PT017 (a refusal is allowed, not expected)
-    else:
-        assert contents(found) == contents(make())
-
-
-HEADER = b'0123456789[],:{}"ABFIUS_. '
-
-
-@bounded(300)
-@given(edits=edits_of(HEADER), length=st.integers(-2, 2) | st.none())
-def test_any_tensors_with_a_right_hash_are_sound_or_refused(edits: list[Edit], length: int | None) -> None:
-    content, parts = tensors_file(make()), [codec.describe(part) for part in (make().payload, make().targets)]
-    size = int.from_bytes(content[:8], "little")
-    body = edited(content[8:], edits, size)
-    size += len(body) - len(content[8:]) if length is None else length
-    with suppress(InvalidSetError), tempfile.NamedTemporaryFile() as file:
-        Path(file.name).write_bytes(size.to_bytes(8, "little") + body)
-        payload, targets = codec.read(Path(file.name), payload=parts[0], targets=parts[1])
-        assert SyntheticSet(payload, targets, provenance(), "hard").payload.decode().isfinite().all()
 
 
 @pytest.mark.parametrize("shape", ["[0,18446744073709551615]", "[9223372036854775808,0,9,9]", "[-1]", "[1e3]"])

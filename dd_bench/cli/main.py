@@ -18,7 +18,7 @@ from dd_bench.cli.doctor import doctor
 from dd_bench.cli.evaluate import evaluate
 from dd_bench.cli.exchange import export, import_
 from dd_bench.cli.synthesize import synthesize
-from dd_bench.errors import DDBenchError, InterruptedRunError
+from dd_bench.errors import DDBenchError, InterruptedRunError, one_line
 
 # What the disk refuses and the user can mend; any other OSError is a bug until shown otherwise.
 _REFUSALS = (
@@ -106,5 +106,5 @@ def _one_line(
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"ddbench: {' '.join(message.split())}", err=True)
+    click.echo(f"ddbench: {one_line(' '.join(message.split()))}", err=True)
     sys.exit(exit_code)

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from dd_bench.data.streaming import Pixels
-from dd_bench.errors import DataError
+from dd_bench.errors import DataError, DDBenchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,7 +60,8 @@ def opened(path: Path, file: IO[bytes] | None = None) -> Iterator["Image"]:
             if image.width * image.height > (limit := Image.MAX_IMAGE_PIXELS or 0):
                 raise ValueError(f"{image.width}×{image.height} pixels, over {limit:,}")
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"{path} is no image that can be read ({' '.join(str(error).split())!s:.200}); mend it, or take it away"
-        ) from error
+    except DDBenchError:
+        raise
+    except Exception as error:  # decoders promise no more: struct.error, IndexError, MemoryError, their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is no image that can be read ({reason:.200}); mend it, or take it away") from error

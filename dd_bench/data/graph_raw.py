@@ -25,6 +25,8 @@ from dd_bench.files import write_atomic
 REMEDY = "replace the raw files"
 
 _PATIENCE_SECONDS = 30.0  # with a server that says nothing
+_LARGEST_TABLE = 1 << 28  # bytes; DD's arcs take 20 million
+_LARGEST_ARCHIVE = 1 << 30
 
 Place = Path | zipfile.Path
 Table = NDArray[np.int64]
@@ -73,8 +75,8 @@ def find_raw(source: RawSource, folders: Sequence[Path]) -> Place:
     archive = folders[0] / source.name / source.archive
     try:
         with urllib.request.urlopen(source.url, timeout=_PATIENCE_SECONDS) as answer:
-            content: bytes = answer.read()
-        if not zipfile.is_zipfile(io.BytesIO(content)):
+            content: bytes = answer.read(_LARGEST_ARCHIVE + 1)
+        if len(content) > _LARGEST_ARCHIVE or not zipfile.is_zipfile(io.BytesIO(content)):
             raise OSError("what came is no zip archive")
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
@@ -91,7 +93,7 @@ def _inside(archive: Path) -> zipfile.Path:
     """Returns the folder in an archive that is named like the archive."""
     try:
         return zipfile.Path(archive, f"{archive.stem}/")
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise DataError(
             f"{archive} cannot be read ({error}); expected a zip archive: replace it, or delete it to have it "
             "downloaded again"
@@ -108,8 +110,7 @@ def read_table(place: Place, columns: int) -> Table:
     try:
         if not place.is_file():
             raise DataError(f"{place} is missing; expected it beside the other raw files: put it there")
-        packed = place.read_bytes()
-        text = (gzip.decompress(packed) if place.name.endswith(".gz") else packed).decode()
+        text = _read(place).decode()
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{place} cannot be read ({error}); {expected}: replace it") from error
     try:
@@ -128,6 +129,15 @@ def read_table(place: Place, columns: int) -> Table:
     if rows.shape[1] != columns:
         raise DataError(f"{place} has {rows.shape[1]} columns; {expected}: replace it")
     return rows
+
+
+def _read(place: Place) -> bytes:
+    """Returns a file's content, unpacked, unless it is larger than any table of any set: archives can lie."""
+    with place.open("rb") as packed, gzip.open(packed) if place.name.endswith(".gz") else packed as file:
+        content: bytes = file.read(_LARGEST_TABLE + 1)
+    if len(content) > _LARGEST_TABLE:
+        raise ValueError(f"over {_LARGEST_TABLE:,} bytes")
+    return content
 
 
 def require_lines(place: Place, found: int, expected: int, what: str) -> None:
