@@ -21,12 +21,12 @@ from dd_bench import interruption
 from dd_bench.checkpoint import Stateful, Tree, load_tree, save_tree
 from dd_bench.errors import BusyError, DDBenchError, InterruptedRunError, InvalidSetError, NonFiniteError
 from dd_bench.files import home, locked, slug, write_atomic
-from dd_bench.mirror import Mirror
+from dd_bench.mirror import Mirror, MirrorPart
 from dd_bench.progress import Progress
 
 
 @contextmanager
-def open_run(name: str, *, mirror: Mirror | None = None) -> Iterator["Run"]:
+def open_run(name: str, *, mirror: Mirror | MirrorPart | None = None) -> Iterator["Run"]:
     """Yields the run ``home()/runs/<name>``; for the length of the block others can see that a process is at it.
 
     The block ends by storing what it worked for; then the run goes, and its report stays, in ``home()/reports``. That
@@ -60,7 +60,9 @@ class Run:
         seconds: wall seconds of all stages seen so far, those of killed processes included.
     """
 
-    def __init__(self, folder: Path, *, save_every_seconds: float = 30.0, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, save_every_seconds: float = 30.0, mirror: Mirror | MirrorPart | None = None
+    ) -> None:
         self.folder = folder
         self.seconds = 0.0
         self._save_every_seconds = save_every_seconds

@@ -95,7 +95,7 @@ def judge(
         test: the test split of the data set that the subject is judged on.
         device: where to train.
         results: folder of the records.
-        mirror: optional mirror of the training curves.
+        mirror: optional mirror of the training curves, the scores and the record's path.
         wait: whether to stay until students that another process is training are on record, or leave them to it.
 
     Raises:
@@ -119,11 +119,16 @@ def judge(
                 continue
             with suppress(BusyError), locked(f"student {cell}", wait_seconds=wait_seconds):
                 if index in missing_students(results, blank, runs):
-                    with open_run(f"student-{cell}", mirror=mirror) as run:
+                    part = mirror.part(f"{facts.id} {protocol.name} {architecture}") if mirror else None
+                    with open_run(f"student-{cell}", mirror=part) as run:
                         seed = student_seed(subject, protocol, architecture, index)
                         bench = Bench(cell, f"student {index + 1} {facts.method}", seed, run, test, device)
                         outcome = subject.train(protocol, architecture, bench)
-                        add_student(results, blank, _student(index, bench, outcome))
+                        student = _student(index, bench, outcome)
+                        path = add_student(results, blank, student)
+                        if part:
+                            scores = {f"student {index + 1} {name}": score for name, score in student.metrics.items()}
+                            part.summarise({"record": str(path)} | scores)
                     trained += 1
     return trained
 

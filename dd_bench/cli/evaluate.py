@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,17 +77,20 @@ def evaluate(
         patient=not sets,
     )
     chosen = judge.choose(sets)
-    if wandb is not None:
-        judge.mirror = Mirror(wandb, folder=home() / "wandb", name=f"eval {protocol}", config={"runs": runs})
     datasets = sorted({stored.provenance.dataset for stored in chosen})
-    for dataset in datasets:
-        with judge.passing_over():
-            judge.judge_all(
-                [one for one in chosen if one.provenance.dataset == dataset], load_training(dataset, data_dir)
+    with ExitStack() as stack:
+        if wandb is not None:
+            config = {"protocol": protocol, "runs": runs, "sets": [stored.id for stored in chosen]}
+            judge.mirror = stack.enter_context(
+                Mirror(wandb, folder=home() / "wandb", name=f"eval {protocol}", job="eval", config=config)
             )
-    if judge.mirror is not None:
-        judge.mirror.summarise({"students": judge.trained})
-        judge.mirror.close()
+        for dataset in datasets:
+            with judge.passing_over():
+                judge.judge_all(
+                    [one for one in chosen if one.provenance.dataset == dataset], load_training(dataset, data_dir)
+                )
+        if judge.mirror is not None:
+            judge.mirror.summarise({"students": judge.trained})
     write(judge.results, boards)
     if judge.trained == 0 and not judge.faults:
         click.echo("nothing to do: every student asked for is on record")

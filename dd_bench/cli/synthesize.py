@@ -1,5 +1,6 @@
 """``ddbench synth``: make a synthetic set."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -8,6 +9,8 @@ import click
 from dd_bench.cli import options
 
 if TYPE_CHECKING:
+    from dd_bench.mirror import Mirror
+    from synth.base import Task
     from synth.pipeline import Order
 
 
@@ -56,11 +59,9 @@ def synthesize(
     """
     from dd_bench.data.catalogue import load_training
     from dd_bench.environment import choose_device, keep_freed_memory
-    from dd_bench.files import home
-    from dd_bench.mirror import Mirror
     from dd_bench.store import Store
     from synth import find
-    from synth.base import Task, config_of
+    from synth.base import Task
     from synth.parts.budgets import nearest_ipc
     from synth.pipeline import distil
 
@@ -71,19 +72,28 @@ def synthesize(
     order = _order(method, preset, name, ipc, settings | ({} if budget is None else {"budget": str(budget)}))
     data = load_training(name, data_dir)
     task = Task(data=data, ipc=ipc or nearest_ipc(data, budget or 0), seed=seed, device=choose_device(device))
-    mirror = None
-    if wandb is not None:
-        label = f"synth {order.method} {task.data.spec.name} ipc{task.ipc} seed{seed}"
-        mirror = Mirror(wandb, folder=home() / "wandb", name=label, config=config_of(order.synthesizer))
-    stored, made = distil(order, task, Store(), mirror=mirror)
-    if mirror is not None:
-        mirror.log_card(stored.path / "card.png")
-        mirror.summarise({"set": stored.id, "bytes": stored.size_bytes, "path": str(stored.path)})
-        mirror.close()
+    with nullcontext() if wandb is None else _mirror(wandb, order, task) as mirror:
+        stored, made = distil(order, task, Store(), mirror=mirror)
+        if mirror is not None:
+            mirror.log_card(stored.path / "card.png")
+            mirror.summarise({"set": stored.id, "bytes": stored.size_bytes, "path": str(stored.path)})
     state = "made set" if made else "already there: set"
     click.echo(f"{state} {stored.id}, {stored.size_bytes:,} bytes, in {options.shown(stored.path)}")
     click.echo(f"its picture: {options.shown(stored.path / 'card.png')}")
     click.echo(f"next: ddbench eval {stored.id}, or ddbench eval for all that is not judged yet")
+
+
+def _mirror(mode: Literal["online", "offline"], order: "Order", task: "Task") -> "Mirror":
+    from dd_bench.environment import describe_device
+    from dd_bench.files import home
+    from dd_bench.mirror import Mirror
+    from synth.pipeline import describe
+
+    known = describe(order, task)
+    facts = {name: getattr(known, name) for name in ("method", "preset", "dataset", "fingerprint", "ipc", "seed")}
+    config = facts | {"device": describe_device(task.device), "settings": known.config}
+    name = f"synth {known.method} {known.dataset} ipc{known.ipc} seed{known.seed}"
+    return Mirror(mode, folder=home() / "wandb", name=name, job="synth", group=known.set_id, config=config)
 
 
 def _order(

@@ -315,8 +315,13 @@ def test_wandb_is_only_a_mirror(ddbench: Command, drawn: str, monkeypatch: pytes
             answer = ddbench("eval", "--runs", "1", "--wandb", "offline")
     else:
         answer = ddbench("eval", "--runs", "1", "--wandb", "offline")
-        assert fake.logged("student 1 random/loss") == 3
-        assert "update" in {name for name, _, _ in fake.calls}
+        part = f"{drawn} quick {TINY_NET}".replace(".", "_")
+        assert fake.logged(f"{part}/student 1 random/loss") == 3
+        told = {name: value for call, values, _ in fake.calls if call == "update" for name, value in values[0].items()}
+        ((path, record),) = read_records(RESULTS)
+        assert told[f"{part}/record"] == str(path)
+        assert told[f"{part}/student 1 top1"] == record.students[0].metrics["top1"]
+        assert told["students"] == 1
     assert answer.code == 0
     assert len(records()) == 1
 

@@ -1,5 +1,6 @@
 """``ddbench synth``: a set, where it lies, and never the same work twice."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dd_bench.codec import payload_bytes
 from dd_bench.files import home
 from dd_bench.store import Store
 from tests.cli.conftest import TINY_INFER, TINY_NET, TINY_RANDOM, Command
+from tests.references.wandb_file import WandbFile
 
 Tensors = Callable[[str], Path]
 
@@ -223,9 +225,9 @@ def test_wandb_is_only_a_mirror(
     if not failing:
         (_, _, options) = fake.calls[1]
         assert options["mode"] == "offline"
-        assert options["config"]["inversion"]["steps"] == 3
+        assert options["config"]["settings"]["inversion"]["steps"] == 3
         assert {"Image", "update", "finish"} <= set(names)
-        assert fake.logged(f"offsets {TINY_NET} 1-1 of 1/ce") == 3
+        assert fake.logged(f"offsets {TINY_NET} 1-1 of 1/ce".replace(".", "_")) == 3
 
 
 def test_wandb_offline(ddbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,4 +235,15 @@ def test_wandb_offline(ddbench: Command, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     answer = ddbench(*TINY_RANDOM, "--wandb", "offline")
     assert answer.code == 0
-    assert list(home().glob("wandb/wandb/offline-run-*/*.wandb"))
+    (written,) = home().glob("wandb/wandb/offline-run-*/*.wandb")
+    run, stored = WandbFile(written), Store().find(answer.set_id)
+    assert run.about == {
+        "name": "synth random digits@20/10 ipc2 seed0", "project": "ddbench", "group": stored.id, "job": "synth"
+    }  # fmt: skip
+    origin = stored.provenance
+    assert run.config["settings"] == json.loads(json.dumps(dict(origin.config)))
+    for name in ("method", "preset", "dataset", "fingerprint", "ipc", "seed"):
+        assert run.config[name] == getattr(origin, name)
+    assert (run.summary["set"], run.summary["bytes"]) == (stored.id, stored.size_bytes)
+    (card,) = written.parent.rglob("files/media/images/card*.png")
+    assert card.read_bytes() == (stored.path / "card.png").read_bytes()
