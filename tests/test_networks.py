@@ -258,3 +258,9 @@ def test_unpickling_is_never_tried(stored: Path) -> None:
 def test_rejects_impossible_facts(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="NetworkFacts"):
         facts(**changes)
+
+
+def test_any_seed_can_be_read(model: nn.Module) -> None:
+    """Larger ones than torch's generators take come from ``--set teachers.seed=…``, through a hash."""
+    save_network(model, facts(seed=2**64))
+    assert load_network("net-1", SPEC)[1].seed == 2**64
