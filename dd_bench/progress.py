@@ -6,6 +6,7 @@ one line a minute, and one at the end.
 
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -14,13 +15,15 @@ from rich.text import Text
 
 _QUIET_SECONDS = 2.0  # a stage shorter than this says nothing
 _LOG_SECONDS = 60.0
+_RATE_SECONDS = 60.0
 
 
 class Progress:
     """The progress line of one stage; a context manager.
 
     ``earlier_seconds`` is what former processes spent on the same stage before step ``first``: elapsed time counts
-    them, the rate and the ETA do not, so both are right just after a restart.
+    them, the rate and the ETA do not, so both are right just after a restart. They are those of the last minute, or of
+    the last step if that took longer, so that a slow beginning is soon forgotten. The time of day is never asked.
     """
 
     def __init__(self, label: str, total: int, *, first: int = 0, earlier_seconds: float = 0.0) -> None:
@@ -29,10 +32,12 @@ class Progress:
         self._live: Live | None = None
         self._started = self._shown = time.monotonic()
         self._step = first
+        self._marks = deque([(self._started, first)])  # when which step was done, a second or more apart
         self._values: Mapping[str, float] = {}
 
     def __enter__(self) -> "Progress":
         self._started = self._shown = time.monotonic()
+        self._marks = deque([(self._started, self.first)])
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -52,6 +57,10 @@ class Progress:
         self._step = step
         self._values = values or self._values
         now = time.monotonic()
+        if now - self._marks[-1][0] >= 1:
+            self._marks.append((now, step))
+            while now - self._marks[1][0] >= _RATE_SECONDS and step > self._marks[1][1]:
+                self._marks.popleft()
         if self._console.is_terminal:
             if now - self._shown >= 0.2:
                 self._shown = now
@@ -67,8 +76,9 @@ class Progress:
         self._live.update(self._line(), refresh=True)
 
     def _line(self) -> Text:
-        spent = time.monotonic() - self._started
-        rate = (self._step - self.first) / spent if spent > 0 else 0.0
+        since, step = self._marks[0] if self._step < self.total else (self._started, self.first)  # at the end: of all
+        spent = time.monotonic() - since
+        rate = (self._step - step) / spent if spent > 0 else 0.0
         parts = [f"{self.label}  {self._step}/{self.total}"]
         parts += [f"{name} {value:.4g}" for name, value in self._values.items()]
         parts += [f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s each", clock(self.seconds)]

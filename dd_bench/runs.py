@@ -34,6 +34,11 @@ class Stage:
     seconds: float
     saved: float
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Wall seconds that the rest takes at the rate so far, or None before there is one."""
+        return self.seconds / self.step * (self.total - self.step) if self.step > 0 else None
+
 
 @dataclass(frozen=True)
 class RunStatus:

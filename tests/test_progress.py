@@ -148,6 +148,24 @@ def test_rate_and_eta_are_those_of_this_process(clock: Clock, screen: Screen) ->
     assert lines[1] == "resumed  9060/10000  loss 0.0001104  2.0 s each  24:02:00  31:20 left"
 
 
+def test_a_slow_beginning_is_forgotten(clock: Clock, screen: Screen) -> None:
+    """An hour for the first step, a second for each later one: after a minute or two the ETA is that of the latter."""
+    written = screen()
+    with Progress("fit", 10_000) as progress:
+        work(clock, progress, range(1), seconds=3600)
+        assert "1/10000  3600.0 s each" in written.getvalue().splitlines()[-1]
+        work(clock, progress, range(1, 130), seconds=1)
+        assert written.getvalue().splitlines()[-1].endswith("1.0/s  1:02:00  2:44:39 left")
+
+
+def test_slow_steps_have_a_rate(clock: Clock, screen: Screen) -> None:
+    """Each takes longer than what is looked back on."""
+    written = screen()
+    with Progress("fit", 100) as progress:
+        work(clock, progress, range(10), seconds=300)
+        assert written.getvalue().splitlines()[-1].endswith("300.0 s each  50:00  7:30:00 left")
+
+
 def test_before_the_first_step_there_is_no_eta(clock: Clock, screen: Screen) -> None:
     written = screen()
     with Progress("resumed", 10, first=5, earlier_seconds=30) as line:

@@ -73,6 +73,13 @@ def test_stages_by_when_they_were_saved() -> None:
     assert sorted(home().rglob("*")) == before
 
 
+def test_what_is_left_of_a_stage() -> None:
+    assert Stage("fit", 25, 100, 50.0, 0.0).seconds_left == 150.0
+    assert Stage("fit", 100, 100, 50.0, 0.0).seconds_left == 0.0
+    assert Stage("fit", 0, 100, 0.0, 0.0).seconds_left is None
+    assert Stage("fit", -3, 100, 1.0, 0.0).seconds_left is None, "of a file that somebody bent"
+
+
 def test_what_a_run_saves_is_what_is_seen() -> None:
     with open_run("walk") as run:
         for step in run.steps("the stage", 5, State(x=torch.zeros(1))):

@@ -133,12 +133,14 @@ def list_runs() -> None:
         said = [f"{stage.label}, step {stage.step} of {stage.total}" for stage in run.stages[-1:]]
         said += [f"damaged: {name}" for name in run.damaged]
         saved = runs.human_age(now - run.stages[-1].saved) if run.stages else "never"
+        left = run.stages[-1].seconds_left if run.stages else None
         rows.append((run.folder.name, "; ".join(said) or "nothing saved yet", clock(run.seconds),
-                     human_bytes(run.size_bytes), saved, "at work" if run.held else "-"))  # fmt: skip
+                     "-" if left is None else clock(left), human_bytes(run.size_bytes), saved,
+                     "at work" if run.held else "-"))  # fmt: skip
     if not rows:
         click.echo(f"no runs in {options.shown(home() / 'runs')}: nothing is unfinished")
         return
-    _table(("run", "stage last saved", "spent", "size", "saved", "process"), rows)
+    _table(("run", "stage last saved", "spent", "left of stage", "size", "saved", "process"), rows)
     if any(run.damaged for run in found):
         click.echo("where a checkpoint is damaged, delete its file: that stage starts anew")
     if not all(run.held for run in found):

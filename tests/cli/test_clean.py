@@ -55,12 +55,12 @@ def test_runs(ddbench: Command) -> None:
     with other_process_at("student-2"):
         answer = ddbench("list", "runs")
     rows = table(answer)
-    assert rows["run"] == ["stage last saved", "spent", "size", "saved", "process"]
+    assert rows["run"] == ["stage last saved", "spent", "left of stage", "size", "saved", "process"]
     size = human_bytes(sum(file.stat().st_size for file in (home() / "runs" / "infer-1").iterdir()))
-    assert rows["infer-1"] == ["labels [of 2], step 7 of 300", "1:02:05", size, "2 hours ago", "-"]
+    assert rows["infer-1"] == ["labels [of 2], step 7 of 300", "1:02:05", "1:27:29", size, "2 hours ago", "-"]
     assert rows["student-2"][0] == "student 1 infer, step 5 of 9"
-    assert rows["student-2"][3:] == ["just now", "at work"]
-    assert rows["young"] == ["nothing saved yet", "0:00", "0 B", "never", "-"]
+    assert rows["student-2"][4:] == ["just now", "at work"]
+    assert rows["young"] == ["nothing saved yet", "0:00", "-", "0 B", "never", "-"]
     assert answer.out.endswith("\nthe command that a run belongs to goes on with it; ddbench clean shows what can go\n")
 
 

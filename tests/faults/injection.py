@@ -6,8 +6,10 @@ and the same one each time. Between two of them nothing that outlives the proces
 
 import errno
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from dd_bench.run import Run
 
-Kind = Literal["count", "kill", "terminate", "interrupt", "full", "read-only", "nan"]
+Kind = Literal["count", "kill", "terminate", "interrupt", "full", "read-only", "nan", "clock"]
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.symlink", "os.truncate"}
@@ -29,7 +31,8 @@ _GROWTH = {"open", "os.mkdir", "os.link"}  # what a full disk refuses; names can
 class Fault:
     """What happens, and before which change of the disk (or, of ``nan``, in which observed step), counted from 0.
 
-    ``full`` and ``read-only`` begin there and stay; ``count`` does nothing but count.
+    ``full`` and ``read-only`` begin there and stay; ``count`` does nothing but count. With ``clock`` the time of day is
+    another at each look, up to a week off; the place seeds it.
     """
 
     kind: Kind
@@ -57,6 +60,9 @@ def arm(fault: Fault, folder: Path) -> Tally:
             happen(event, tally.changes - 1 == fault.at)
 
     sys.addaudithook(watch)
+    if fault.kind == "clock":
+        now, off = time.time, random.Random(fault.at)
+        time.time = lambda: now() + off.uniform(-7, 7) * 86_400
     observe = Run.observe
 
     def observed(self: Run, **quantities: Tensor) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.cells import read_records
 from tests.conftest import make_blobs, write_blobs, write_motifs
 from tests.faults.injection import Fault
 from tests.faults.scenes import SCENES
@@ -85,6 +86,18 @@ def place(scene: str, data: Path, tmp_path: Path) -> Place:
         return Trial(scene, tmp_path / f"trial{made}", data)
 
     return make
+
+
+def test_a_clock_that_jumps(place: Place, moments: random.Random) -> None:
+    """Forth and back by days: neither the work nor the seconds that it took notice."""
+    for _ in range(TIMES):
+        trial = place()
+        ending = trial.play(Fault("clock", moments.randrange(1 << 30)))
+        assert (ending.code, ending.said) == (0, "")
+        assert trial.remains() == _undisturbed[trial.scene].remains
+        for _, record in read_records(trial.folder / "boards" / "results"):
+            assert 0 <= record.set.wall_seconds <= ending.seconds
+            assert all(0 <= student.train_seconds <= ending.seconds for student in record.students)
 
 
 def test_kill_before_a_change_of_the_disk(scene: str, place: Place, moments: random.Random) -> None:
