@@ -1,6 +1,7 @@
 """Where a computation runs: the device, the versions, the memory; every record says so."""
 
 import ctypes
+import os
 import platform
 import resource
 from importlib.metadata import version
@@ -34,21 +35,38 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Returns the device's name for records: the model of the GPU, or of the CPU as far as the system tells it."""
+    """Returns the device's name for records: the model of the GPU, or of the CPU as far as the system tells it.
+
+    It also says whether deterministic algorithms are asked for, since seconds differ with them.
+    """
+    how = ", deterministic" if torch.are_deterministic_algorithms_enabled() else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device) + how
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         lines = []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"cpu ({model or platform.processor() or platform.machine()})"
+    return f"cpu ({model or platform.processor() or platform.machine()}){how}"
 
 
 def library_versions() -> dict[str, str]:
     """Returns the versions that can move a number."""
     libraries = ("torch", "torchvision", "torch-geometric", "kornia", "numpy", "scikit-learn")
     return {"ddbench": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
+def compute_deterministically() -> None:
+    """Has torch take, for all that follows, only algorithms that give the same bytes each time on the same device.
+
+    Sums on a GPU have no fixed order otherwise, and cuDNN takes what is fastest at the moment. What has no such
+    algorithm raises a RuntimeError. To be called before CUDA is used. On a CPU everything is deterministic for a given
+    number of threads anyway.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS raises
+    torch.use_deterministic_algorithms(True)
+    # nothing here reads memory before it is written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def keep_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """Where a computation runs: devices that are here and no others, and the facts that records carry."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -10,7 +11,13 @@ import pytest
 import torch
 
 from dd_bench import __version__
-from dd_bench.environment import choose_device, describe_device, library_versions, peak_memory_bytes
+from dd_bench.environment import (
+    choose_device,
+    compute_deterministically,
+    describe_device,
+    library_versions,
+    peak_memory_bytes,
+)
 from dd_bench.errors import ConfigError
 
 HERE = torch.cuda.device_count()
@@ -85,6 +92,21 @@ def test_a_gpu_is_described_by_its_model() -> None:
     assert describe_device(device) == torch.cuda.get_device_name(0)
     block = torch.empty(2**20, dtype=torch.uint8, device=device)
     assert peak_memory_bytes(device) >= block.numel()
+
+
+def test_deterministic_algorithms_are_asked_for_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    plain = describe_device(torch.device("cpu"))
+    try:
+        compute_deterministically()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert describe_device(torch.device("cpu")) == f"{plain}, deterministic"
+        with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+            torch.empty(2).put_(torch.tensor([1]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
 def test_versions_are_those_that_run() -> None:

@@ -43,12 +43,13 @@ if TYPE_CHECKING:
     help="Students of each control set; there are several sets, since the draw is most of a control's noise.",
 )  # fmt: skip
 @options.device
+@options.deterministic
 @options.data_dir
 @options.boards
 @options.wandb
 def evaluate(
     sets: tuple[str, ...], protocol: str, architectures: tuple[str, ...], runs: int, control_runs: int, device: str,
-    data_dir: Path | None, boards: Path, wandb: Literal["online", "offline"] | None,
+    deterministic: bool, data_dir: Path | None, boards: Path, wandb: Literal["online", "offline"] | None,
 ) -> None:  # fmt: skip
     """Train fresh students on sets and record what they reach on the test split.
 
@@ -59,13 +60,15 @@ def evaluate(
     boards are written at the end.
     """
     from dd_bench.data.catalogue import load_training
-    from dd_bench.environment import choose_device, keep_freed_memory
+    from dd_bench.environment import choose_device, compute_deterministically, keep_freed_memory
     from dd_bench.files import home, slug
     from dd_bench.mirror import Mirror
     from eval.leaderboard import INDEX, write
     from eval.protocols import find_protocol
 
     keep_freed_memory()
+    if deterministic:
+        compute_deterministically()
     judge = _Judge(
         protocol=None if protocol == "native" else find_protocol(protocol),
         architectures=_canonical(architectures),

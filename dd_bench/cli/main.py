@@ -81,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "goes on where it was, or ask for less: a smaller batch (--set …batch=…), narrower networks (-x0.5)",
                 DDBenchError.exit_code,
             )
+        if " does not have a deterministic implementation" in str(error):
+            operation = str(error).partition(" does not have")[0]
+            _fail(
+                f"{operation} has no deterministic form on this device; repeat the command without --deterministic",
+                DDBenchError.exit_code,
+            )
         if not isinstance(error, OSError) or error.errno not in _REFUSALS:
             raise
         place = f" {error.filename}" if error.filename else ""

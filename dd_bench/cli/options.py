@@ -12,6 +12,10 @@ data_dir = click.option(
     help="Folder of prepared data sets; before DDBENCH_DATA and ~/.cache/ddbench.",
 )  # fmt: skip
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+deterministic = click.option(
+    "--deterministic", is_flag=True,
+    help="The same bytes each time also on a GPU, at a price in time; what cannot be so is refused.",
+)  # fmt: skip
 boards = click.option(
     "--boards", type=click.Path(file_okay=False, path_type=Path), envvar="DDBENCH_LEADERBOARDS",
     default=Path("leaderboards"), show_default=True, help="Folder of the boards; records are in its results/.",

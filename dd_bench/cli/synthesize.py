@@ -45,11 +45,12 @@ if TYPE_CHECKING:
 @options.settings(help_text="Override a setting of the preset, for example inversion.steps=500. Repeatable.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
 @options.device
+@options.deterministic
 @options.data_dir
 @options.wandb
 def synthesize(
     method: str, ipc: int | None, budget: int | None, dataset: str | None, preset: str | None,
-    settings: dict[str, str], seed: int, device: str, data_dir: Path | None,
+    settings: dict[str, str], seed: int, device: str, deterministic: bool, data_dir: Path | None,
     wandb: Literal["online", "offline"] | None,
 ) -> None:  # fmt: skip
     """Distil a data set into a synthetic set.
@@ -58,7 +59,7 @@ def synthesize(
     and a stopped one goes on where it was.
     """
     from dd_bench.data.catalogue import load_training
-    from dd_bench.environment import choose_device, keep_freed_memory
+    from dd_bench.environment import choose_device, compute_deterministically, keep_freed_memory
     from dd_bench.store import Store
     from synth import find
     from synth.base import Task
@@ -66,6 +67,8 @@ def synthesize(
     from synth.pipeline import distil
 
     keep_freed_memory()
+    if deterministic:
+        compute_deterministically()
     if (ipc is None) == (budget is None):
         raise click.UsageError("how large shall the set be? Give either --ipc or --bytes.")
     name = dataset or find(method).default_dataset

@@ -12,8 +12,8 @@ published: results may leave [0, 1].
 
 kornia is used where it is exact, and imported nowhere else. Its saturation and contrast about a mean are not: they
 clamp to [0, 1] and take luma for grey, so both are written here as an unclipped scaling of the deviations. Its affine
-warps are close (4e-6) but three times slower, and change with ``align_corners`` between releases; ``remap`` of torch's
-``affine_grid`` is the published definition to the bit. Integer shifts and boxes have no exact counterpart in kornia.
+warps are close (4e-6) but three times slower, and change with ``align_corners`` between releases; ours are the
+published definition to the bit. Integer shifts and boxes have no exact counterpart in kornia.
 """
 
 import math
@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from kornia.enhance import adjust_brightness, adjust_contrast, denormalize, normalize
-from kornia.geometry.transform import hflip, remap
+from kornia.geometry.transform import hflip
 from torch import Tensor
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.learn.augment import window
+from dd_bench.learn.warp import warp
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
@@ -170,11 +170,11 @@ class DSA:
             case "scale":
                 across, down = parameters.strengths
                 zero = torch.zeros_like(across)
-                return _warp(normalized, (across, zero, zero, down), align_corners=self.align_corners)
+                return warp(normalized, (across, zero, zero, down), align_corners=self.align_corners)
             case "rotate":
                 (angle,) = parameters.strengths
                 cosine, sine = angle.cos(), angle.sin()
-                return _warp(normalized, (cosine, -sine, sine, cosine), align_corners=self.align_corners)
+                return warp(normalized, (cosine, -sine, sine, cosine), align_corners=self.align_corners)
             case unknown:
                 raise UnknownNameError("DSA operation", unknown, OPERATIONS)
 
@@ -217,18 +217,3 @@ def _cut_out(x: Tensor, rows: Tensor, columns: Tensor, *, fraction: float) -> Te
     across = torch.arange(width, device=x.device) - (columns[:, None] - wide // 2)
     in_rows, in_columns = (down >= 0) & (down < tall), (across >= 0) & (across < wide)
     return x.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
-
-
-def _warp(x: Tensor, matrix: tuple[Tensor, Tensor, Tensor, Tensor], *, align_corners: bool) -> Tensor:
-    """Returns x sampled bilinearly at ``matrix`` times each pixel's place in [-1, 1]², 0 beyond the edge.
-
-    Args:
-        x: (N, C, H, W).
-        matrix: the rows (a, b), (c, d) of the linear map from output to input, x before y; each (N,) or (1,).
-        align_corners: whether ±1 are the centres of the outermost pixels, or their outer edges.
-    """
-    a, b, c, d = matrix
-    zero = torch.zeros_like(a)
-    theta = torch.stack((a, b, zero, c, d, zero), dim=1).view(-1, 2, 3).to(x.dtype)
-    grid = F.affine_grid(theta, [len(theta), *x.shape[1:]], align_corners=align_corners)  # (N or 1, H, W, 2)
-    return remap(x, grid[..., 0], grid[..., 1], align_corners=align_corners, normalized_coordinates=True)

@@ -3,15 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dd_bench.codec import payload_bytes
 from dd_bench.files import home
 from dd_bench.store import Store
+from eval.cells import read_records
 from tests.cli.conftest import TINY_INFER, TINY_NET, TINY_RANDOM, Command
 from tests.references.wandb_file import WandbFile
 
@@ -181,6 +183,40 @@ def test_size_in_bytes(ddbench: Command, method: str) -> None:
 def test_refusals_about_graphs(ddbench: Command, command: tuple[str, ...], fault: str) -> None:
     assert ddbench(*command).fault.startswith(fault)
     assert not list(home().glob("sets/*"))
+
+
+@pytest.fixture
+def undetermined() -> Iterator[None]:
+    """What ``--deterministic`` sets is a process's own; this one goes on."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("undetermined")
+def test_deterministic(ddbench: Command, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same set, which says how it was made; on a CPU of the same bytes as without."""
+    plain = ddbench(*TINY_INFER)
+    before = tensors(plain.set_id).read_bytes()
+    monkeypatch.setenv("DDBENCH_HOME", str(home() / "again"))
+    answer = ddbench(*TINY_INFER, "--deterministic")
+    assert answer.set_id == plain.set_id
+    assert tensors(answer.set_id).read_bytes() == before
+    assert Store().find(answer.set_id).provenance.device.endswith(", deterministic")
+    assert ddbench("eval", "--runs", "1", "--deterministic").code == 0
+    (record, *_) = [record for _, record in read_records(Path("leaderboards/results")) if record.set.method == "infer"]
+    assert record.students[0].device.endswith(", deterministic")
+
+
+@pytest.mark.usefixtures("undetermined")
+def test_what_cannot_be_deterministic_is_told(ddbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(*_: object) -> None:
+        torch.empty(2).put_(torch.tensor([1]), torch.ones(1))
+
+    monkeypatch.setattr("synth.coreset.sample_per_class", put)
+    answer = ddbench(*TINY_RANDOM, "--deterministic")
+    assert answer.code == 2
+    assert answer.fault == ("put_ has no deterministic form on this device; repeat the command without --deterministic")
 
 
 class FakeWandb:
