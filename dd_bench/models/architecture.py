@@ -235,17 +235,17 @@ FAMILIES: dict[str, Family | GraphFamily] = {
         for depth in resnet.BLOCKS
     },
     "mobilenetv2": Family(
-        "MobileNetV2 with CIFAR strides",
+        "MobileNetV2; CIFAR strides up to 64 pixels, as published above",
         (),
         lambda architecture, spec: mobilenetv2.mobilenetv2_features(spec, factor=architecture.factor),
     ),
     "efficientnetb0": Family(
-        "EfficientNet-B0 with CIFAR strides, no dropout",
+        "EfficientNet-B0 without dropout; CIFAR strides up to 64 pixels, as published above",
         (),
         lambda architecture, spec: efficientnet.efficientnetb0_features(spec, factor=architecture.factor),
     ),
     "shufflenetv1": Family(
-        "ShuffleNet v1 with 2 groups and CIFAR strides",
+        "ShuffleNet v1 with 2 groups; stem with stride 1 up to 64 pixels, 2 and max-pooling above",
         (),
         lambda architecture, spec: shufflenet.shufflenetv1_features(spec, factor=architecture.factor),
     ),
@@ -260,12 +260,12 @@ FAMILIES: dict[str, Family | GraphFamily] = {
         lambda architecture, spec: densenet.densenet121_features(spec, factor=architecture.factor),
     ),
     "vgg11": Family(
-        "VGG11 for small images, one linear layer (pytorch-cifar, DC)",
+        "VGG11; one linear layer up to 64 pixels (pytorch-cifar, DC), three above",
         vgg.NORMS,
         lambda architecture, spec: vgg.vgg11_features(spec, norm=architecture.norm, factor=architecture.factor),
     ),
     "alexnet": Family(
-        "AlexNet for small images (DC)",
+        "AlexNet; DC's for images up to 64 pixels, the published one above",
         alexnet.NORMS,
         lambda architecture, spec: alexnet.alexnet_features(spec, norm=architecture.norm, factor=architecture.factor),
     ),

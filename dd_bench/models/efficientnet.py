@@ -1,10 +1,10 @@
-"""EfficientNet-B0 in its CIFAR form.
+"""EfficientNet-B0, in its CIFAR form up to 64 pixels and as published above.
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv 1905.11946,
 table 1).
 
-The form is that of kuangliu/pytorch-cifar, which INFER's repository uses as a teacher: stride 1 in the stem and no
-1280-wide layer before the head. We differ from it in two points.
+The small form is that of kuangliu/pytorch-cifar, which INFER's repository uses as a teacher: stride 1 in the stem and
+no 1280-wide layer before the head. We differ from it in two points.
 
 * It counts 3,599,686 parameters with 10 classes; 1,088 of them, a 1x1 convolution and a BatchNorm in the first block,
   are never called, because an expansion ratio of 1 skips the expansion. We do not create them: 3,598,598. (That idle
@@ -14,7 +14,10 @@ The form is that of kuangliu/pytorch-cifar, which INFER's repository uses as a t
   advanced). We have no dropout, so a forward pass is a function of weights and batch alone: recorded labels replay
   exactly, and evaluation draws nothing from the global generator.
 
-Weights start as PyTorch's defaults, as there. The strides stay for any image size.
+Weights start as PyTorch's defaults, as there.
+
+Images with a side over 64 pixels get torchvision's network (5,288,548 parameters with 1,000 classes, the count that it
+states), without its dropout and its stochastic depth, which would draw random numbers.
 """
 
 from typing import NamedTuple
@@ -24,7 +27,7 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import GlobalAverage, conv_bn, scaled_channels
+from dd_bench.models.layers import GlobalAverage, conv_bn, fits_small_stem, scaled_channels
 
 STEM_CHANNELS = 32
 SQUEEZE_RATIO = 4
@@ -96,9 +99,11 @@ def efficientnetb0_features(spec: DatasetSpec, *, factor: float) -> Features:
     """Returns EfficientNet-B0 without its head, for images (N, C, H, W) of any size.
 
     Args:
-        spec: gives C.
+        spec: gives C, H and W; the longer side chooses the form.
         factor: multiplies every width, rounded to multiples of 8.
     """
+    if not fits_small_stem(spec):
+        return _published_features(spec.image_shape[0], factor)
     channels = scaled_channels(STEM_CHANNELS, factor)
     layers: list[nn.Module] = [conv_bn(spec.image_shape[0], channels, kernel=3), nn.SiLU()]
     for stage in STAGES:
@@ -108,3 +113,19 @@ def efficientnetb0_features(spec: DatasetSpec, *, factor: float) -> Features:
             layers.append(MBConv(channels, out_channels, expansion=stage.expansion, kernel=stage.kernel, stride=stride))
             channels = out_channels
     return nn.Sequential(*layers, GlobalAverage()), channels
+
+
+def _published_features(channels: int, factor: float) -> Features:
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # here, because small images need it not
+
+    before, rows = STEM_CHANNELS, []
+    for stage in STAGES:
+        rows.append(
+            MBConvConfig(stage.expansion, stage.kernel, stage.stride, before, stage.channels, stage.blocks, factor, 1.0)
+        )
+        before = stage.channels
+    network = EfficientNet(rows, dropout=0.0, stochastic_depth_prob=0.0, num_classes=1)
+    stem = network.features[0][0]
+    if channels != stem.in_channels:
+        network.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(*network.features, GlobalAverage()), network.classifier[1].in_features

@@ -28,6 +28,24 @@ def norm_layers(norm: str, channels: int) -> list[nn.Module]:
     return [nn.BatchNorm2d(channels)] if norm == "batch" else []
 
 
+def hidden_layers(
+    channels: int, sides: tuple[int, int], *, side: int, factor: float
+) -> tuple[list[nn.Module], int]:  # fmt: skip
+    """Returns the two hidden layers of AlexNet and VGG, for maps (N, C, H, W), and their width.
+
+    Args:
+        channels: C.
+        sides: H and W.
+        side: of the map that they want; others are averaged, or repeated, to it.
+        factor: multiplies the width of 4096; at least one remains.
+    """
+    width = max(1, int(4096 * factor + 0.5))
+    # averaging sums in no fixed order on CUDA, so it is left out where it would do nothing: with 224 pixels
+    fitting = [] if sides == (side, side) else [nn.AdaptiveAvgPool2d(side)]
+    linear = [nn.Linear(channels * side**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    return [*fitting, nn.Flatten(), *linear], width
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Returns ``x`` (N, C, H, W) with its groups of channels interleaved, so that the next grouped layer mixes them.
 

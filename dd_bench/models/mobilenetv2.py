@@ -1,17 +1,20 @@
-"""MobileNetV2 in its CIFAR form.
+"""MobileNetV2, in its CIFAR form up to 64 pixels and as published above.
 
 Paper: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv 1801.04381, table 2).
 
-The form is that of kuangliu/pytorch-cifar, which INFER's repository uses as a teacher: 2,296,922 parameters with 10
-classes. It differs from the paper, and from torchvision's ``mobilenet_v2`` (2,236,682 with 10 classes), by
+The small form is that of kuangliu/pytorch-cifar, which INFER's repository uses as a teacher: 2,296,922 parameters with
+10 classes. It differs from the paper, and from torchvision's ``mobilenet_v2`` (2,236,682 with 10 classes), by
 
-* stride 1 in the stem and in the second stage, so a 32x32 image ends as a 4x4 map (these strides stay for any size);
+* stride 1 in the stem and in the second stage, so a 32x32 image ends as a 4x4 map;
 * a 1x1 expansion also in the first block, whose ratio is 1 (1,088 parameters);
 * a projected shortcut (1x1 convolution with BatchNorm) where a block with stride 1 changes the number of channels and
   the paper has no shortcut (59,152 parameters in four blocks);
 * ReLU for ReLU6, and no dropout before the head.
 
 Weights start as PyTorch's defaults, as there. The width factor scales every layer, the last one included.
+
+Images with a side over 64 pixels get torchvision's network (3,504,872 parameters with 1,000 classes, the count that it
+states), whose last layer never has fewer than 1280 channels, less the dropout before its head.
 """
 
 from typing import NamedTuple
@@ -21,7 +24,7 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import GlobalAverage, conv_bn, scaled_channels
+from dd_bench.models.layers import GlobalAverage, conv_bn, fits_small_stem, scaled_channels
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
@@ -77,9 +80,11 @@ def mobilenetv2_features(spec: DatasetSpec, *, factor: float) -> Features:
     """Returns MobileNetV2 without its head, for images (N, C, H, W) of any size.
 
     Args:
-        spec: gives C.
+        spec: gives C, H and W; the longer side chooses the form.
         factor: multiplies every width, rounded to multiples of 8.
     """
+    if not fits_small_stem(spec):
+        return _published_features(spec.image_shape[0], factor)
     channels = scaled_channels(STEM_CHANNELS, factor)
     layers: list[nn.Module] = [conv_bn(spec.image_shape[0], channels, kernel=3), nn.ReLU()]
     for stage in STAGES:
@@ -90,3 +95,13 @@ def mobilenetv2_features(spec: DatasetSpec, *, factor: float) -> Features:
             channels = out_channels
     last = scaled_channels(LAST_CHANNELS, factor)
     return nn.Sequential(*layers, conv_bn(channels, last, kernel=1), nn.ReLU(), GlobalAverage()), last
+
+
+def _published_features(channels: int, factor: float) -> Features:
+    from torchvision.models import mobilenet_v2  # here, because small images need it not
+
+    network = mobilenet_v2(width_mult=factor, num_classes=1)
+    stem = network.features[0][0]
+    if channels != stem.in_channels:
+        network.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(*network.features, GlobalAverage()), network.last_channel

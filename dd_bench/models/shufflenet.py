@@ -1,4 +1,4 @@
-"""ShuffleNet v1 with two groups, in its CIFAR form.
+"""ShuffleNet v1 with two groups, in its CIFAR form, with the stem that fits the image.
 
 Paper: Zhang et al., "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices" (arXiv
 1707.01083, figure 2 and table 1, g = 2).
@@ -6,7 +6,8 @@ Paper: Zhang et al., "ShuffleNet: An Extremely Efficient Convolutional Neural Ne
 The form is that of kuangliu/pytorch-cifar (``ShuffleNetG2``), which INFER's repository uses as a teacher: 887,582
 parameters with 10 classes. It differs from the paper by
 
-* a 1x1 stem with stride 1 and no max-pooling, so a 32x32 image ends as a 4x4 map (these strides stay for any size);
+* up to 64 pixels, a 1x1 stem with stride 1 and no max-pooling, so a 32x32 image ends as a 4x4 map; above, the stem is
+  the paper's 3x3 with stride 2 and 3x3 max-pooling;
 * a ReLU after the depthwise convolution;
 * in units with stride 2, a bottleneck of a quarter of the *new* channels, those not taken over from the shortcut.
 
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import GlobalAverage, channel_shuffle, conv_bn, scaled_channels
+from dd_bench.models.layers import GlobalAverage, channel_shuffle, conv_bn, fits_small_stem, scaled_channels
 
 GROUPS = 2
 STEM_CHANNELS = 24
@@ -60,11 +61,14 @@ def shufflenetv1_features(spec: DatasetSpec, *, factor: float) -> Features:
     """Returns ShuffleNet v1 (two groups) without its head, for images (N, C, H, W) of any size.
 
     Args:
-        spec: gives C.
+        spec: gives C, H and W; the longer side chooses the stem.
         factor: multiplies every width, rounded to multiples of 8; each stage stays wider than the one before.
     """
     channels = scaled_channels(STEM_CHANNELS, factor, multiple=CHANNEL_STEP)
     layers: list[nn.Module] = [conv_bn(spec.image_shape[0], channels, kernel=1), nn.ReLU()]
+    if not fits_small_stem(spec):
+        stem = conv_bn(spec.image_shape[0], channels, kernel=3, stride=2)
+        layers = [stem, nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
     for stage, (stage_channels, blocks) in enumerate(STAGES):
         out_channels = scaled_channels(stage_channels, factor, multiple=CHANNEL_STEP)
         out_channels = max(out_channels, channels + CHANNEL_STEP)  # stride 2 must have channels to add

@@ -1,17 +1,21 @@
-"""VGG11 for small images, on which distilled sets are judged across architectures.
+"""VGG11, on which distilled sets are judged across architectures; for small images, and as published above 64 pixels.
 
 Paper: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (arXiv 1409.1556,
-configuration A), in the form of kuangliu/pytorch-cifar, DC and KRR-ST: a normalisation behind each of the eight 3x3
-convolutions, and one linear layer in place of three. A pooling that would leave nothing of a small image is left out.
+configuration A), for small images in the form of kuangliu/pytorch-cifar, DC and KRR-ST: a normalisation behind each of
+the eight 3x3 convolutions, and one linear layer in place of three. A pooling that would leave nothing of a small image
+is left out.
 
 Parameters with BatchNorm on CIFAR-10, as in pytorch-cifar: 9,231,114.
+
+Images with a side over 64 pixels get the published three linear layers, less their dropout. Parameters with 1,000
+classes, the counts torchvision states: 132,868,840 with BatchNorm, 132,863,336 without.
 """
 
 from torch import nn
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import norm_layers
+from dd_bench.models.layers import fits_small_stem, hidden_layers, norm_layers
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # a max-pooling follows each
 NORMS = ("batch", "instance", "none")
@@ -35,4 +39,7 @@ def vgg11_features(spec: DatasetSpec, *, norm: str, factor: float) -> Features:
         if min(height, width) >= 2:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
-    return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+    if fits_small_stem(spec):
+        return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+    hidden, width = hidden_layers(channels, (height, width), side=7, factor=factor)
+    return nn.Sequential(*layers, *hidden), width

@@ -22,7 +22,7 @@ def test_vgg_matches_reference(cifar10: DatasetSpec) -> None:
     assert_twins(build("vgg11", cifar10), twin, torch.rand(3, 3, 32, 32))
 
 
-@pytest.mark.parametrize(("side", "width"), [(8, 512), (16, 512), (32, 512), (64, 2048), (96, 4608)])
+@pytest.mark.parametrize(("side", "width"), [(8, 512), (16, 512), (32, 512), (64, 2048)])
 def test_vgg_pools_while_there_is_something_to_pool(side: int, width: int, make_spec: Make) -> None:
     with torch.device("meta"):
         model = build("vgg11", make_spec("some", (3, side, side), 10))
