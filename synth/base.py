@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
+from dd_bench.data.names import plain_name
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.run import Run
 from dd_bench.sets import Payload
@@ -183,8 +184,8 @@ def choose_preset(method: type[S], name: str | None, dataset: str, ipc: int | No
     """Returns the preset ``name``, or the one for ``dataset``, with its name.
 
     Where a preset has a version for the data set, or for that which it is a part of (``paper-nci1`` beside ``paper``),
-    its name stands for that; where it has versions for sizes (``small-ipc1``, ``small-ipc10``), for the one whose ipc
-    is nearest in ratio.
+    its name stands for that; a folder of images has the versions for its name (``imagefolder:imagenette:224``). Where
+    it has versions for sizes (``small-ipc1``, ``small-ipc10``), it stands for the one whose ipc is nearest in ratio.
 
     A preset that ``method`` inherits becomes one of ``method`` itself: INFER's controls share INFER's presets.
 
@@ -192,7 +193,7 @@ def choose_preset(method: type[S], name: str | None, dataset: str, ipc: int | No
         UnknownNameError: if the method has no such preset.
     """
     name = name or method.preset_for(dataset)
-    for stem in (f"{name}-{dataset}", f"{name}-{dataset.partition('@')[0]}", name):
+    for stem in (f"{name}-{dataset}", f"{name}-{plain_name(dataset)}", name):
         sizes = {int(size): stem + mark + size for known in method.PRESETS
                  for start, mark, size in [known.rpartition("-ipc")] if start == stem and size.isdecimal()}  # fmt: skip
         if stem not in method.PRESETS and sizes and ipc is not None:

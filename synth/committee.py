@@ -42,6 +42,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dd_bench.data.names import plain_name
 from dd_bench.errors import ConfigError
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import Architecture
@@ -106,7 +107,7 @@ class CommitteeVoting:
         Data sets for which nothing was published get the settings of CIFAR-10.
         """
         scale = scale_of(dataset)
-        return scale if scale != "published" or dataset in PUBLISHED else "published-cifar10"
+        return scale if scale != "published" or plain_name(dataset) in PUBLISHED else "published-cifar10"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
         """Returns the recovered images, uint8, and labels of a tape over them.

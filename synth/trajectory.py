@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dd_bench.data.names import plain_name
 from dd_bench.errors import ConfigError
 from dd_bench.learn.dsa import DSA
 from dd_bench.learn.losses import cross_entropy
@@ -137,7 +138,7 @@ class TrajectoryMatching:
         Data sets for which nothing was published get the settings of CIFAR-10.
         """
         scale = scale_of(dataset)
-        return scale if scale != "published" or dataset in PUBLISHED else "published-cifar10"
+        return scale if scale != "published" or plain_name(dataset) in PUBLISHED else "published-cifar10"
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
         """Returns the last images whose loss was measured and accepted, their classes, and the step size of then.

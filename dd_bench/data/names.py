@@ -76,6 +76,16 @@ def parse_name(text: str) -> DatasetName:
     return DatasetName(base, *_parse_counts(text, base, counts))
 
 
+def plain_name(dataset: str) -> str:
+    """Returns what people call a data set, whatever is taken of it: a folder's name is its own.
+
+    >>> plain_name("cifar10@200"), plain_name("imagefolder:imagenette:224@50")
+    ('cifar10', 'imagenette')
+    """
+    whole = dataset.partition("@")[0]
+    return whole.removeprefix(PREFIX).partition(":")[0]
+
+
 def _parse_counts(text: str, base: str, counts: str) -> tuple[int, int | None]:
     match = _COUNTS.fullmatch(counts)
     train, test = match.groups() if match else (None, None)

@@ -485,6 +485,8 @@ def test_presets_for_a_cpu(scale: str, steps: int, jitter: int) -> None:
         ("cifar10", 4, "published-cifar10-ipc10"), ("cifar10", 20, "published-cifar10-ipc10"),
         ("cifar100", 30, "published-cifar100-ipc50"), ("cifar100", 500, "published-cifar100-ipc50"),
         ("tinyimagenet", 10, "published-tinyimagenet-ipc10"), ("imagenette", 50, "published-imagenette-ipc50"),
+        ("imagefolder:imagenette:224", 10, "published-imagenette-ipc10"),
+        ("imagefolder:imagenet1k:224", 1, "published-imagenet1k-ipc1"),
         ("imagenet1k", 1, "published-imagenet1k-ipc1"), ("another", 10, "published-cifar10-ipc10"),
     ],
 )  # fmt: skip
