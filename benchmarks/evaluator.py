@@ -28,7 +28,8 @@ from dd_bench.learn.training import TrainingRecipe, fit
 from dd_bench.models import build
 from dd_bench.run import Run
 from dd_bench.seeding import seeded
-from eval.protocols import EvalProtocol, find_protocol
+from eval.protocol_kinds import EvalProtocol
+from eval.protocols import find_protocol
 from synth.parts.sampling import sample_per_class
 
 _IPC = 10

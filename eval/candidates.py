@@ -18,7 +18,7 @@ from dd_bench.models import build
 from dd_bench.models.gnn import GraphNetwork, Pool
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator, seeded
-from eval.protocols import GraphProtocol
+from eval.protocol_kinds import GraphProtocol
 from eval.validation import Validation
 
 

@@ -24,7 +24,7 @@ from dd_bench.targets import Labels
 from eval.candidates import Course, FullBatch, Lesson, Minibatches, choose_untrained, train_candidates
 from eval.cells import SetFacts
 from eval.judging import Bench, Outcome, baseline_facts
-from eval.protocols import AnyProtocol, GraphProtocol
+from eval.protocol_kinds import AnyProtocol, GraphProtocol
 from eval.validation import Validation
 
 if TYPE_CHECKING:

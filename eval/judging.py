@@ -22,7 +22,7 @@ from dd_bench.seeding import derive_seed
 from dd_bench.sets import SyntheticSet
 from dd_bench.store import StoredSet
 from eval.cells import ControlLink, Record, SetFacts, Student, add_student, missing_students
-from eval.protocols import AnyProtocol
+from eval.protocol_kinds import AnyProtocol
 
 AnyTest = TestSplit | GraphTestSplit
 

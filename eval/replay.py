@@ -15,7 +15,7 @@ from dd_bench.seeding import derive_seed
 from dd_bench.tapes import Tape
 from dd_bench.targets import HardLabels, Labels, TapedLabels, ThinLabels
 from eval.judging import Bench
-from eval.protocols import TapeProtocol
+from eval.protocol_kinds import TapeProtocol
 
 
 @dataclass(frozen=True)

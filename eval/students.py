@@ -32,7 +32,7 @@ from eval.judging import (
     judge,
     student_seed,
 )
-from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
+from eval.protocol_kinds import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
 from eval.replay import train_by_tape
 from eval.transfer import Destination, TransferSubject, full_transfer, scratch_subject
 

@@ -24,7 +24,8 @@ from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targ
 from eval.cells import SetFacts, probe_metric
 from eval.judging import Bench, Outcome, baseline_facts
 from eval.probe import draw_labelled, fit_probe
-from eval.protocols import PROTOCOLS, AnyProtocol, TransferProtocol
+from eval.protocol_kinds import AnyProtocol, TransferProtocol
+from eval.protocols import PROTOCOLS
 from eval.replay import recorded
 
 

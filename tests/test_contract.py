@@ -20,7 +20,7 @@ from dd_bench.sets import Provenance
 from dd_bench.store import Store
 from dd_bench.targets import Features
 from eval.cells import read_records
-from eval.protocols import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
+from eval.protocol_kinds import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
 from eval.students import judge, subject_of
 from eval.transfer import Destination
 from synth.base import Task, configure

@@ -13,7 +13,8 @@ from dd_bench.cli import main
 from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from eval.cells import read_records
-from eval.protocols import PROTOCOLS, TransferProtocol
+from eval.protocol_kinds import TransferProtocol
+from eval.protocols import PROTOCOLS
 
 _DATA = os.environ.get("DDBENCH_DATA")
 _NET = "convnet3-batch-x0.1"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dd_bench.sets import Control
     from dd_bench.store import StoredSet
     from eval.judging import AnyTest, Judged
-    from eval.protocols import AnyProtocol
+    from eval.protocol_kinds import AnyProtocol
     from eval.transfer import Destination
 
 
@@ -242,7 +242,7 @@ class _Judge:
     def _destination(self, protocol: "AnyProtocol", data: "ImageData | GraphData") -> "Destination | None":
         """Returns the data set that a protocol transfers sets of ``data`` to, or None; it is looked for once."""
         from dd_bench.errors import DDBenchError
-        from eval.protocols import TransferProtocol
+        from eval.protocol_kinds import TransferProtocol
         from eval.transfer import Destination, check_source
 
         if not isinstance(protocol, TransferProtocol):

@@ -13,7 +13,8 @@ from dd_bench.cli import main
 from dd_bench.data.prepare import prepare
 from dd_bench.files import home
 from dd_bench.learn.training import TrainingRecipe
-from eval.protocols import PROTOCOLS, EvalProtocol
+from eval.protocol_kinds import EvalProtocol
+from eval.protocols import PROTOCOLS
 
 PIXEL = bytes.fromhex(  # the smallest PNG
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738"

@@ -14,7 +14,8 @@ from dd_bench.files import home
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.store import Store
 from eval.cells import read_records
-from eval.protocols import PROTOCOLS, TransferProtocol
+from eval.protocol_kinds import TransferProtocol
+from eval.protocols import PROTOCOLS
 from tests.cli.conftest import Command
 from tests.cli.test_eval import RESULTS, records, trained
 

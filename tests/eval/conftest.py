@@ -20,7 +20,7 @@ from dd_bench.networks import NetworkFacts, save_network
 from dd_bench.seeding import generator, seeded
 from dd_bench.targets import HardLabels, SoftLabels, Targets
 from eval.cells import SetFacts
-from eval.protocols import EvalProtocol, GraphProtocol
+from eval.protocol_kinds import EvalProtocol, GraphProtocol
 from eval.students import Subject
 
 TINY_NET = "convnet1-batch-x0.05"

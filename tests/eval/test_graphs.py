@@ -28,7 +28,8 @@ from eval.candidates import FullBatch, Lesson, Minibatches, fresh
 from eval.cells import Record, read_records
 from eval.graphs import GraphSubject, baselines
 from eval.judging import baseline_facts, is_judged, judge, student_seed
-from eval.protocols import PROTOCOLS, EvalProtocol, GraphProtocol
+from eval.protocol_kinds import EvalProtocol, GraphProtocol
+from eval.protocols import PROTOCOLS
 from eval.students import subject_of
 from eval.validation import Validation, roc_auc
 from tests.eval.conftest import RINGS, draw_rings

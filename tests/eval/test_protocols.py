@@ -14,16 +14,9 @@ from dd_bench.learn.tape import TapeRecipe
 from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import Architecture, build
-from eval import protocols
-from eval.protocols import (
-    PROTOCOLS,
-    AnyProtocol,
-    EvalProtocol,
-    GraphProtocol,
-    TapeProtocol,
-    TransferProtocol,
-    find_protocol,
-)
+from eval import protocol_kinds
+from eval.protocol_kinds import AnyProtocol, EvalProtocol, GraphProtocol, TapeProtocol, TransferProtocol
+from eval.protocols import PROTOCOLS, find_protocol
 
 # Another value for each field of a recipe; a new field belongs here, and into the hash.
 OTHER_RECIPE: dict[str, Any] = {
@@ -154,7 +147,7 @@ def test_a_new_trainer_of_transfers_moves_their_ids(
     transfer: TransferProtocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = transfer.id, PROTOCOLS["quick"].id
-    monkeypatch.setitem(protocols._TRAINERS, "transfer", 2)
+    monkeypatch.setitem(protocol_kinds._TRAINERS, "transfer", 2)
     assert transfer.id != before[0]
     assert PROTOCOLS["quick"].id == before[1]
 
@@ -175,16 +168,16 @@ def test_fields_of_later_are_told_only_where_they_are_used() -> None:
 def test_a_new_trainer_moves_every_id(static: EvalProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
     before = static.id
     steps = replace(static, recipe=replace(static.recipe, epochs=0, steps=100))
-    monkeypatch.setattr(protocols, "_TRAINERS", {"epochs": 5, "steps": 2})
+    monkeypatch.setattr(protocol_kinds, "_TRAINERS", {"epochs": 5, "steps": 2})
     assert static.id != before
     counting = steps.id
-    monkeypatch.setattr(protocols, "_TRAINERS", {"epochs": 5, "steps": 6, "graphs": 1})
+    monkeypatch.setattr(protocol_kinds, "_TRAINERS", {"epochs": 5, "steps": 6, "graphs": 1})
     assert steps.id != counting
     graphs = PROTOCOLS["graphs"].id
-    monkeypatch.setattr(protocols, "_TRAINERS", {"graphs": 7, "tape": 1})
+    monkeypatch.setattr(protocol_kinds, "_TRAINERS", {"graphs": 7, "tape": 1})
     assert PROTOCOLS["graphs"].id != graphs
     tape = PROTOCOLS["fkd-quick"].id
-    monkeypatch.setattr(protocols, "_TRAINERS", {"tape": 2})
+    monkeypatch.setattr(protocol_kinds, "_TRAINERS", {"tape": 2})
     assert PROTOCOLS["fkd-quick"].id != tape
 
 

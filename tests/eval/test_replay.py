@@ -27,7 +27,8 @@ from dd_bench.targets import HardLabels, SoftLabels, TapedLabels, Targets, ThinL
 from eval import replay as module
 from eval.cells import SetFacts, read_records
 from eval.judging import Bench
-from eval.protocols import PROTOCOLS, EvalProtocol, GraphProtocol, TapeProtocol
+from eval.protocol_kinds import EvalProtocol, GraphProtocol, TapeProtocol
+from eval.protocols import PROTOCOLS
 from eval.replay import replay_of, train_by_tape
 from eval.students import Subject, baselines_of, full_subject, judge, student_seed, subject_of
 

@@ -28,7 +28,8 @@ from dd_bench.store import Store
 from dd_bench.targets import HardLabels, SoftLabels
 from eval import judging, students
 from eval.cells import Record, SetFacts, read_record, read_records
-from eval.protocols import PROTOCOLS, EvalProtocol
+from eval.protocol_kinds import EvalProtocol
+from eval.protocols import PROTOCOLS
 from eval.students import Subject, full_subject, judge, lesson, student_seed, subject_of
 
 CPU = torch.device("cpu")
@@ -206,7 +207,7 @@ from dd_bench.data.images import load
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.targets import HardLabels
 from eval.cells import SetFacts
-from eval.protocols import EvalProtocol
+from eval.protocol_kinds import EvalProtocol
 from eval.students import Subject, judge
 
 results, data_dir, facts, net = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]

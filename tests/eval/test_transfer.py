@@ -32,7 +32,8 @@ from eval import transfer
 from eval.cells import Record, SetFacts, read_records
 from eval.judging import Bench, Outcome
 from eval.probe import draw_labelled, fit_probe
-from eval.protocols import PROTOCOLS, TransferProtocol
+from eval.protocol_kinds import TransferProtocol
+from eval.protocols import PROTOCOLS
 from eval.students import Subject, baselines_of, judge, student_seed, subject_of
 from eval.transfer import Destination, Resize, TransferSubject, check_source, full_transfer, lesson, scratch_subject
 from tests.conftest import Interrupt, at

@@ -17,7 +17,8 @@ from dd_bench.data.specs import SPECS
 from dd_bench.run import Run
 from dd_bench.store import Store
 from eval.leaderboard import write
-from eval.protocols import PROTOCOLS, AnyProtocol, TransferProtocol
+from eval.protocol_kinds import AnyProtocol, TransferProtocol
+from eval.protocols import PROTOCOLS
 from eval.students import judge, subject_of
 from eval.transfer import Destination
 from synth import find

@@ -23,7 +23,8 @@ from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.sets import Images
 from dd_bench.store import Store
 from dd_bench.targets import Features
-from eval.protocols import PROTOCOLS, TransferProtocol
+from eval.protocol_kinds import TransferProtocol
+from eval.protocols import PROTOCOLS
 from synth import krr
 from synth.base import DRAWS, Distilled, Task, choose_preset, config_of, configure
 from synth.krr import KRRST, ShuffledTargets, outer_loss
