@@ -43,15 +43,17 @@ class _Listing:
     classes: tuple[str, ...]
     splits: Mapping[str, list[tuple[str, int]]]
 
-    @property
     def digest(self) -> str:
-        """The sha256 of the names, sizes and times of all files: another one, and the folder is not what it was."""
-        lines = []
-        for split in SPLITS:
-            for name, label in self.splits[split]:
-                status = (self.root / name).stat()
-                lines.append(f"{split}\0{label}\0{name}\0{status.st_size}\0{status.st_mtime_ns}")
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        """Returns the sha256 of names, sizes and times of all files: another one, and the folder is not what it was."""
+        digest, done = hashlib.sha256(), 0
+        with Progress(f"comparing {self.root.name}", sum(map(len, self.splits.values()))) as progress:
+            for split in SPLITS:
+                for name, label in self.splits[split]:
+                    status = (self.root / name).stat()
+                    line = f"{split}\0{label}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
+                    digest.update(line.encode("utf-8", "surrogateescape"))
+                    progress.update(done := done + 1)
+        return digest.hexdigest()
 
 
 class _Facts(BaseModel):
@@ -111,7 +113,7 @@ def prepare_folder(base: str, source: Path, size: int | None, path: Path) -> Non
     )
     facts = {
         "size": json.dumps(size), "channels": json.dumps(spec.image_shape[0]), "classes": json.dumps(listing.classes),
-        "source": json.dumps(listing.digest),
+        "source": json.dumps(listing.digest()),
     }  # fmt: skip
     labels = {split: np.array([label for _, label in listing.splits[split]], np.int64) for split in SPLITS}
     images = {split: _decode(listing, split, size, grey) for split in SPLITS}
@@ -128,7 +130,7 @@ def prepare_folder(base: str, source: Path, size: int | None, path: Path) -> Non
 
 def require_same(source: Path, path: Path) -> None:
     """Raises DataError unless ``path`` was prepared from what the folder ``source`` holds now."""
-    if list_folder(source).digest != _read_facts(path).source:
+    if list_folder(source).digest() != _read_facts(path).source:
         raise DataError(
             f"the files in {source} are not those that {path} was prepared from; delete {path.parent} to have it made "
             "again, or give one of the two folders another name"
@@ -146,7 +148,7 @@ def list_folder(root: Path) -> _Listing:
         folders = _subfolders(root)
         test = next((name for name in _TEST_NAMES if name in folders and "train" in folders), None)
         if test is not None:
-            by_split = {"train": _classes(root, "train"), "test": _classes(root, test)}
+            by_split = {"train": _classes(root, "train/"), "test": _classes(root, f"{test}/")}
             if set(by_split["train"]) != set(by_split["test"]):
                 odd = sorted(set(by_split["train"]) ^ set(by_split["test"]))
                 raise DataError(
@@ -154,7 +156,7 @@ def list_folder(root: Path) -> _Listing:
                     "in both"
                 )
         else:
-            by_split = _split({name: _images(root, name) for name in folders})
+            by_split = _split(_classes(root))
     except OSError as error:
         raise DataError(
             f"{error.filename or root} cannot be read ({error.strerror}); expected a folder with one folder of "
@@ -175,8 +177,14 @@ def list_folder(root: Path) -> _Listing:
     return _Listing(root, tuple(classes), splits)
 
 
-def _classes(root: Path, split: str) -> dict[str, list[str]]:
-    return {name: _images(root, f"{split}/{name}") for name in _subfolders(root / split)}
+def _classes(root: Path, inside: str = "") -> dict[str, list[str]]:
+    """Returns the paths of the images in each folder of ``root/inside``, from ``root`` on."""
+    names, found = _subfolders(root / inside), {}
+    with Progress(f"listing {root.name}", len(names)) as progress:
+        for done, name in enumerate(names, 1):
+            found[name] = _images(root, f"{inside}{name}")
+            progress.update(done)
+    return found
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -184,11 +192,12 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _images(root: Path, folder: str) -> list[str]:
-    found = sorted(
-        f"{folder}/{entry.name}"
-        for entry in (root / folder).iterdir()
-        if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-    )
+    with os.scandir(root / folder) as entries:  # which knows of most what it is, without a look at each
+        found = sorted(
+            f"{folder}/{entry.name}"
+            for entry in entries
+            if Path(entry.name).suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+        )
     if not found:
         raise DataError(f"{root / folder} holds no images; expected some of {', '.join(sorted(_SUFFIXES))}")
     return found
