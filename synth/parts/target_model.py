@@ -8,10 +8,9 @@ from torch import Tensor
 from dd_bench.data.images import ImageData
 from dd_bench.environment import convolution_layout, describe_device, library_versions
 from dd_bench.errors import ConfigError
-from dd_bench.files import locked
 from dd_bench.models import Architecture, Classifier, build
-from dd_bench.networks import NetworkFacts, has_network, load_network, save_network
-from dd_bench.run import Run, drop_run, open_run
+from dd_bench.networks import NetworkFacts, load_network, save_network
+from dd_bench.run import Run, open_run
 from dd_bench.seeding import derive_seed, seeded
 from dd_bench.sets import digest_json
 from dd_bench.settings import as_settings
@@ -20,7 +19,7 @@ from synth.base import Task
 from synth.parts.barlow_twins import BarlowTwinsRecipe, require_spread, train_barlow_twins
 from synth.parts.embeddings import embed_images
 from synth.parts.remembered import remember
-from synth.parts.teachers import split_held_out
+from synth.parts.teachers import split_held_out, train_once
 
 _VERSION = 1  # grows when the same plan makes another network
 
@@ -89,12 +88,7 @@ def obtain_target(plan: TargetPlan, task: Task, run: Run) -> TargetModel:
     data = task.images
     key = {"version": _VERSION, "plan": as_settings(plan), "dataset": data.spec.name, "fingerprint": data.fingerprint}
     network_id = f"barlow-twins-{plan.architecture}-{digest_json(key)[:12]}"
-    with locked(f"target {network_id}"):
-        run_name = f"target-{network_id}"
-        if has_network(network_id):
-            drop_run(run_name)
-        else:
-            _train(network_id, run_name, plan, task)
+    train_once("target", network_id, lambda run_name: _train(network_id, run_name, plan, task))
     model, facts = load_network(network_id, data.spec)
     assert isinstance(model, Classifier)
     model = model.to(task.device).to(memory_format=convolution_layout(task.device))

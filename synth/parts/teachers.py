@@ -1,5 +1,6 @@
 """Teachers: networks trained once on real data, cached with their recipe, and shared by all sets that ask for them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,14 +75,22 @@ def _obtain(architecture: str, plan: TeacherPlan, task: Task) -> Teacher:
     key = {"version": _VERSION, "architecture": architecture, "recipe": recipe, "seed": plan.seed,
            "dataset": task.data.spec.name, "fingerprint": task.data.fingerprint}  # fmt: skip
     network_id = f"{architecture}-{digest_json(key)[:12]}"
-    with locked(f"teacher {network_id}"):
-        run_name = f"teacher-{network_id}"
+    train_once("teacher", network_id, lambda run_name: _train(network_id, run_name, architecture, plan, task))
+    model, facts = load_network(network_id, task.images.spec)
+    return Teacher(model.to(task.device), facts)
+
+
+def train_once(kind: str, network_id: str, train: Callable[[str], None]) -> None:
+    """Has ``train``, which gets the name of its run, leave a network on disk, unless it is there.
+
+    It trains under a lock: processes that ask together wait for the first, and go on with its run if it is killed.
+    """
+    run_name = f"{kind}-{network_id}"
+    with locked(f"{kind} {network_id}"):
         if has_network(network_id):
             drop_run(run_name)
         else:
-            _train(network_id, run_name, architecture, plan, task)
-    model, facts = load_network(network_id, task.images.spec)
-    return Teacher(model.to(task.device), facts)
+            train(run_name)
 
 
 def _train(network_id: str, run_name: str, architecture: str, plan: TeacherPlan, task: Task) -> None:

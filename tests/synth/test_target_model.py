@@ -19,7 +19,7 @@ from dd_bench.run import Run
 from dd_bench.seeding import derive_seed
 from dd_bench.targets import Features
 from synth.base import Task
-from synth.parts import embeddings
+from synth.parts import embeddings, teachers
 from synth.parts import target_model as module
 from synth.parts.barlow_twins import BarlowTwinsRecipe, effective_rank
 from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
@@ -65,7 +65,7 @@ def named(plan: TargetPlan, task: Task, run: Run) -> str:
         raise KeyError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "has_network", lambda _: True)
+        patch.setattr(teachers, "has_network", lambda _: True)
         patch.setattr(module, "load_network", load)
         with pytest.raises(KeyError):
             obtain_target(plan, task, run)
