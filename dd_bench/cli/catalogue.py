@@ -238,6 +238,10 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _ENDLESS
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _ENDLESS
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))  # one long cell pads all others
