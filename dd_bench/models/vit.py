@@ -8,13 +8,17 @@ is no dropout, so the forward pass draws nothing.
 Parameters at 224 pixels with 1,000 classes, as DeiT states for its tiny model (5.7 million): 5,717,416.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision.models import VisionTransformer
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError
 from dd_bench.models.classifier import Features
+
+if TYPE_CHECKING:
+    from torchvision.models import VisionTransformer
 
 LAYERS, HEADS, HEAD_WIDTH = 12, 3, 64
 
@@ -22,7 +26,7 @@ LAYERS, HEADS, HEAD_WIDTH = 12, 3, 64
 class Transformer(nn.Module):
     """torchvision's, with attention written out: its fused kernels have no second derivative."""
 
-    def __init__(self, network: VisionTransformer) -> None:
+    def __init__(self, network: "VisionTransformer") -> None:
         super().__init__()
         self.network = network
 
@@ -54,6 +58,8 @@ def vit_features(spec: DatasetSpec, *, factor: float) -> Features:
     Raises:
         ConfigError: if a side is shorter.
     """
+    from torchvision.models import VisionTransformer  # here, because it takes a second, and few need it
+
     channels, height, width = spec.image_shape
     if min(height, width) < 8:
         raise ConfigError(

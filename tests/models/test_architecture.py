@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -140,3 +142,9 @@ def test_image_networks_refuse_graphs() -> None:
     with pytest.raises(ConfigError, match=r"model convnet3 takes images, but nci1 holds graphs; .* gin2-x0\.5$"):
         build("convnet3", nci1)
     check_fit("sage5-x2", nci1)
+
+
+def test_torchvision_is_loaded_when_one_of_its_networks_is_built() -> None:
+    """It takes a second, which most commands need not wait."""
+    program = "import sys, dd_bench.models, synth.pipeline, eval.students; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
