@@ -20,10 +20,10 @@ from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
 from dd_bench.models.layers import fits_small_stem, hidden_layers, norm_layers
 
-LAYERS = ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True))
-"""Of each convolution on small images: width, kernel, and whether a max-pooling follows."""
-LARGE = ((64, 11, True), (192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True))
-"""The same on large ones; the first has stride 4."""
+SMALL = ((128, 5, 2, True), (192, 5, 2, True), (256, 3, 1, False), (192, 3, 1, False), (192, 3, 1, True))
+"""Of each convolution on small images: width, kernel, padding, and whether a max-pooling follows."""
+LARGE = ((64, 11, 2, True), (192, 5, 2, True), (384, 3, 1, False), (256, 3, 1, False), (256, 3, 1, True))
+"""The same on large ones."""
 NORMS = ("none", "batch", "instance")
 
 
@@ -31,38 +31,25 @@ def alexnet_features(spec: DatasetSpec, *, norm: str, factor: float) -> Features
     """Returns AlexNet without its head, for images (N, C, H, W).
 
     Args:
-        spec: gives C, H and W.
+        spec: gives C, H and W; the longer side chooses the form.
         norm: one of ``NORMS``.
         factor: multiplies every width; at least one channel remains.
     """
-    if not fits_small_stem(spec):
-        return _published_features(spec, norm, factor)
-    channels, height, width = spec.image_shape
-    layers: list[nn.Module] = []
-    extra = 2 if (height, width) == (28, 28) else 0
-    height, width = height + 2 * extra, width + 2 * extra
-    for number, (full, kernel, pooled) in enumerate(LAYERS):
-        filters = max(1, int(full * factor + 0.5))
-        padding = kernel // 2 + (extra if number == 0 else 0)
-        layers += [nn.Conv2d(channels, filters, kernel, padding=padding), *norm_layers(norm, filters), nn.ReLU()]
-        channels = filters
-        if pooled and min(height, width) >= 2:
-            layers.append(nn.MaxPool2d(2))
-            height, width = height // 2, width // 2
-    return nn.Sequential(*layers, nn.Flatten()), channels * height * width
-
-
-def _published_features(spec: DatasetSpec, norm: str, factor: float) -> Features:
     channels, *sides = spec.image_shape
+    small = fits_small_stem(spec)
+    convolutions, first_stride, pool = (SMALL, 1, 2) if small else (LARGE, 4, 3)
     layers: list[nn.Module] = []
-    for number, (full, kernel, pooled) in enumerate(LARGE):
+    for number, (full, kernel, usual_padding, pooled) in enumerate(convolutions):
         filters = max(1, int(full * factor + 0.5))
-        stride, padding = (4, 2) if number == 0 else (1, kernel // 2)
+        stride = first_stride if number == 0 else 1
+        padding = usual_padding + (2 if number == 0 and sides == [28, 28] else 0)
         layers += [nn.Conv2d(channels, filters, kernel, stride, padding), *norm_layers(norm, filters), nn.ReLU()]
-        sides = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
-        channels = filters
-        if pooled:
-            layers.append(nn.MaxPool2d(3, stride=2))
-            sides = [(side - 3) // 2 + 1 for side in sides]
-    hidden, width = hidden_layers(channels, (sides[0], sides[1]), side=6, factor=factor)
-    return nn.Sequential(*layers, *hidden), width
+        channels, sides = filters, [(side + 2 * padding - kernel) // stride + 1 for side in sides]
+        if pooled and min(sides) >= pool:
+            layers.append(nn.MaxPool2d(pool, stride=2))
+            sides = [(side - pool) // 2 + 1 for side in sides]
+    height, width = sides
+    if small:
+        return nn.Sequential(*layers, nn.Flatten()), channels * height * width
+    hidden, hidden_width = hidden_layers(channels, (height, width), side=6, factor=factor)
+    return nn.Sequential(*layers, *hidden), hidden_width

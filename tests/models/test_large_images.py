@@ -34,15 +34,17 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert count_parameters(model) == torchvision.models.get_weight(PUBLISHED[name]).meta["num_params"]
 
 
-@pytest.mark.parametrize("side", [65, 96, 128, 224])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("shape", "classes"),
+    [((1, 65, 65), 2), ((3, 96, 96), 1000), ((3, 64, 96), 10), ((1, 128, 128), 10), ((3, 224, 224), 1000)],
+    ids=str,
+)
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
-def test_shapes(family: str, channels: int, side: int) -> None:
-    """Grey and colour, 2 to 1,000 classes, at full width."""
-    classes = 2 if channels == 1 else 1000
+def test_shapes(family: str, shape: tuple[int, int, int], classes: int) -> None:
+    """Grey and colour, square and oblong, 2 to 1,000 classes, at full width."""
     with torch.device("meta"):
-        model = build(family, spec_of("large", (channels, side, side), classes))
-        pixels = torch.empty(2, channels, side, side)
+        model = build(family, spec_of("large", shape, classes))
+        pixels = torch.empty(2, *shape)
         assert model(pixels).shape == (2, classes)
         assert model.embed(pixels).shape == (2, model.head.in_features)
 
@@ -102,3 +104,11 @@ def test_the_pooling_that_does_nothing_is_left_out() -> None:
             for side, pooled in ((224, False), (128, True)):
                 model = build(f"{name}-x0.125", spec_of("large", (3, side, side), 10))
                 assert any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in model.features) is pooled
+
+
+@pytest.mark.parametrize(("side", "pools"), [(65, 3), (32, 2), (16, 1), (8, 0)])
+def test_alexnet_pools_while_there_is_something_to_pool(side: int, pools: int) -> None:
+    with torch.device("meta"):
+        model = build("alexnet-x0.125", spec_of("oblong", (3, side, 100), 10))
+        assert sum(isinstance(layer, nn.MaxPool2d) for layer in model.features) == pools
+        assert model(torch.empty(2, 3, side, 100)).shape == (2, 10)
