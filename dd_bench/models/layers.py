@@ -1,6 +1,8 @@
 """Small parts that several networks share."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 
@@ -28,9 +30,7 @@ def norm_layers(norm: str, channels: int) -> list[nn.Module]:
     return [nn.BatchNorm2d(channels)] if norm == "batch" else []
 
 
-def hidden_layers(
-    channels: int, sides: tuple[int, int], *, side: int, factor: float
-) -> tuple[list[nn.Module], int]:  # fmt: skip
+def hidden_layers(channels: int, sides: tuple[int, int], *, side: int, factor: float) -> tuple[list[nn.Module], int]:
     """Returns the two hidden layers of AlexNet and VGG, for maps (N, C, H, W), and their width.
 
     Args:
@@ -40,10 +40,28 @@ def hidden_layers(
         factor: multiplies the width of 4096; at least one remains.
     """
     width = max(1, int(4096 * factor + 0.5))
-    # averaging sums in no fixed order on CUDA, so it is left out where it would do nothing: with 224 pixels
-    fitting = [] if sides == (side, side) else [nn.AdaptiveAvgPool2d(side)]
+    fitting = [] if sides == (side, side) else [FittedMap(side)]
     linear = [nn.Linear(channels * side**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return [*fitting, nn.Flatten(), *linear], width
+
+
+class FittedMap(nn.Module):
+    """Averages, or repeats, maps (N, C, H, W) to (N, C, side, side), as ``AdaptiveAvgPool2d`` does.
+
+    By two matrices of shares, because that layer's backward pass on CUDA sums in no fixed order.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self._side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the maps with ``side`` rows and columns."""
+        rows, columns = (
+            F.adaptive_avg_pool1d(torch.eye(length, dtype=x.dtype, device=x.device)[None], self._side)[0]
+            for length in x.shape[2:]
+        )  # (H, side) and (W, side); what a column holds sums to 1
+        return rows.T @ x @ columns
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:

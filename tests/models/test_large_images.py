@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 
 from dd_bench.models import build, count_parameters
+from dd_bench.models.layers import FittedMap
 from tests.models.conftest import IMAGE_FAMILIES, spec_of
 from tests.models.twins import assert_twins
 
@@ -103,7 +104,7 @@ def test_the_pooling_that_does_nothing_is_left_out() -> None:
         for name in ("vgg11", "alexnet"):
             for side, pooled in ((224, False), (128, True)):
                 model = build(f"{name}-x0.125", spec_of("large", (3, side, side), 10))
-                assert any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in model.features) is pooled
+                assert any(isinstance(layer, FittedMap) for layer in model.features) is pooled
 
 
 @pytest.mark.parametrize(("side", "pools"), [(65, 3), (32, 2), (16, 1), (8, 0)])

@@ -9,7 +9,14 @@ from torch.nn import functional as F
 from torchvision.models._utils import _make_divisible
 
 from dd_bench.data.specs import DatasetSpec
-from dd_bench.models.layers import GlobalAverage, channel_shuffle, conv_bn, fits_small_stem, scaled_channels
+from dd_bench.models.layers import (
+    FittedMap,
+    GlobalAverage,
+    channel_shuffle,
+    conv_bn,
+    fits_small_stem,
+    scaled_channels,
+)  # fmt: skip
 
 
 @given(st.integers(1, 2000), st.floats(0.01, 4), st.sampled_from([1, 4, 8]))
@@ -30,6 +37,12 @@ def test_conv_bn_shapes() -> None:
 def test_global_average_matches_reference() -> None:
     x = torch.randn(2, 3, 5, 4)
     torch.testing.assert_close(GlobalAverage()(x), nn.AdaptiveAvgPool2d(1)(x).flatten(1))
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(4, 4, 7), (13, 9, 6), (2, 20, 7), (1, 1, 6), (7, 7, 7)])
+def test_fitted_map_matches_reference(height: int, width: int, side: int) -> None:
+    x = torch.randn(2, 3, height, width)
+    torch.testing.assert_close(FittedMap(side)(x), nn.AdaptiveAvgPool2d(side)(x))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
