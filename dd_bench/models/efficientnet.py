@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import GlobalAverage, conv_bn, fits_small_stem, scaled_channels
+from dd_bench.models.layers import GlobalAverage, conv_bn, fits_small_stem, scaled_channels, set_channels
 
 STEM_CHANNELS = 32
 SQUEEZE_RATIO = 4
@@ -116,7 +116,8 @@ def efficientnetb0_features(spec: DatasetSpec, *, factor: float) -> Features:
 
 
 def _published_features(channels: int, factor: float) -> Features:
-    from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # here, because small images need it not
+    # here, because it takes a second, and small images need it not
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 
     before, rows = STEM_CHANNELS, []
     for stage in STAGES:
@@ -125,7 +126,5 @@ def _published_features(channels: int, factor: float) -> Features:
         )
         before = stage.channels
     network = EfficientNet(rows, dropout=0.0, stochastic_depth_prob=0.0, num_classes=1)
-    stem = network.features[0][0]
-    if channels != stem.in_channels:
-        network.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=False)
+    set_channels(network.features[0], channels)
     return nn.Sequential(*network.features, GlobalAverage()), network.classifier[1].in_features

@@ -64,6 +64,19 @@ class FittedMap(nn.Module):
         return rows.T @ x @ columns
 
 
+def set_channels(stem: nn.Sequential, channels: int) -> None:
+    """Has the stem of torchvision's MobileNetV2 or EfficientNet take ``channels``: its 3x3 convolution is made anew.
+
+    Weights start from Kaiming's normal, fan out, as all of theirs do.
+    """
+    old = stem[0]
+    assert isinstance(old, nn.Conv2d)
+    if channels != old.in_channels:
+        new = nn.Conv2d(channels, old.out_channels, kernel_size=3, stride=2, padding=1, bias=False)
+        nn.init.kaiming_normal_(new.weight, mode="fan_out")
+        stem[0] = new
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Returns ``x`` (N, C, H, W) with its groups of channels interleaved, so that the next grouped layer mixes them.
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models.classifier import Features
-from dd_bench.models.layers import GlobalAverage, conv_bn, fits_small_stem, scaled_channels
+from dd_bench.models.layers import GlobalAverage, conv_bn, fits_small_stem, scaled_channels, set_channels
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
@@ -98,10 +98,8 @@ def mobilenetv2_features(spec: DatasetSpec, *, factor: float) -> Features:
 
 
 def _published_features(channels: int, factor: float) -> Features:
-    from torchvision.models import mobilenet_v2  # here, because small images need it not
+    from torchvision.models import mobilenet_v2  # here, because it takes a second, and small images need it not
 
     network = mobilenet_v2(width_mult=factor, num_classes=1)
-    stem = network.features[0][0]
-    if channels != stem.in_channels:
-        network.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=False)
+    set_channels(network.features[0], channels)
     return nn.Sequential(*network.features, GlobalAverage()), network.last_channel

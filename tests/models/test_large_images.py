@@ -87,6 +87,9 @@ def test_vgg_and_alexnet_match_reference(name: str, builder: str, monkeypatch: p
     monkeypatch.setattr(nn, "Linear", Narrow)
     twin = getattr(torchvision.models, builder)(num_classes=10, dropout=0.0)
     model = build(name, spec_of("large", (3, 80, 80), 10))
+    for ours, theirs in zip(model.features.parameters(), twin.parameters(), strict=False):  # all but the head
+        if ours.ndim > 1:
+            torch.testing.assert_close(ours.std(), theirs.std(), rtol=0.3, atol=0)
     assert_twins(model, twin, torch.rand(3, 3, 80, 80))
 
 
@@ -105,6 +108,16 @@ def test_the_pooling_that_does_nothing_is_left_out() -> None:
             for side, pooled in ((224, False), (128, True)):
                 model = build(f"{name}-x0.125", spec_of("large", (3, side, side), 10))
                 assert any(isinstance(layer, FittedMap) for layer in model.features) is pooled
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnetb0"])
+def test_grey_stems_start_as_those_of_colour(name: str) -> None:
+    """Kaiming's normal, fan out: the deviation is that of the outputs' number alone."""
+    stems = [build(name, spec_of("large", (channels, 66, 66), 10)).features[0][0] for channels in (1, 3)]
+    assert [stem.weight.shape for stem in stems] == [(32, 1, 3, 3), (32, 3, 3, 3)]
+    for stem in stems:
+        assert (stem.kernel_size, stem.stride, stem.padding, stem.bias) == ((3, 3), (2, 2), (1, 1), None)
+        torch.testing.assert_close(stem.weight.std().item(), (2 / (32 * 9)) ** 0.5, rtol=0.25, atol=0)
 
 
 @pytest.mark.parametrize(("side", "pools"), [(65, 3), (32, 2), (16, 1), (8, 0)])
