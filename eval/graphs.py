@@ -18,8 +18,7 @@ from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.errors import ConfigError, InvalidSetError
 from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.graphs import GraphBatch, plan_graphs
-from dd_bench.models import Architecture, GraphFamily
-from dd_bench.models.architecture import FAMILIES
+from dd_bench.models import FAMILIES, Architecture, GraphFamily
 from dd_bench.targets import Labels
 from eval.candidates import Course, FullBatch, Lesson, Minibatches, choose_untrained, train_candidates
 from eval.cells import SetFacts

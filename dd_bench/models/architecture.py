@@ -7,67 +7,21 @@ equal networks are never two rows of a board.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Self, overload
 
 from dd_bench.data.graph_specs import GraphSpec
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
-from dd_bench.models import (
-    alexnet,
-    convnet,
-    densenet,
-    efficientnet,
-    mlp,
-    mobilenetv2,
-    resnet,
-    shufflenet,
-    shufflenetv2,
-    vgg,
-    vit,
-)
-from dd_bench.models.classifier import Classifier, Features
+from dd_bench.models.classifier import Classifier
+from dd_bench.models.families import FAMILIES, Family, GraphFamily
 
 if TYPE_CHECKING:
-    from dd_bench.models.gnn import GraphNetwork, Kind
+    from dd_bench.models.gnn import GraphNetwork
 
 MAX_FACTOR = 4.0
-MAX_LAYERS = 5
 _FACTOR = re.compile(r"x([0-9]+(?:\.[0-9]+)?)")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a family of image networks offers.
-
-    Attributes:
-        summary: one line for listings.
-        norms: the normalisations to choose from, the default first; empty where the family has its own.
-        features: from (architecture, spec) to the network without its head.
-    """
-
-    summary: str
-    norms: tuple[str, ...]
-    features: Callable[["Architecture", DatasetSpec], Features]
-
-
-@dataclass(frozen=True)
-class GraphFamily:
-    """What a family of graph networks offers.
-
-    Attributes:
-        summary: one line for listings.
-        kind: of layer.
-        layers: how many.
-    """
-
-    summary: str
-    kind: "Kind"
-    layers: int
-    norms: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +112,7 @@ def build(name: str, spec: DatasetSpec | GraphSpec) -> "Classifier | GraphNetwor
     check_fit(name, spec)
     family = FAMILIES[architecture.family]
     if isinstance(spec, DatasetSpec) and isinstance(family, Family):
-        return Classifier(spec, family.features(architecture, spec))
+        return Classifier(spec, family.features(spec, norm=architecture.norm, factor=architecture.factor))
     assert isinstance(spec, GraphSpec)
     assert isinstance(family, GraphFamily)
     from dd_bench.models.gnn import GraphNetwork  # PyTorch Geometric takes seconds, which those of images need not wait
@@ -180,111 +134,3 @@ def _usage(family: str) -> str:
     """Returns the spellings a family allows, for messages."""
     norms = "|".join(f"-{norm}" for norm in FAMILIES[family].norms)
     return f"{family}{f'[{norms}]' if norms else ''}[-x<factor>], for example {family}-x0.25"
-
-
-def _convnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
-    return convnet.convnet_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
-
-
-def _pyramid(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
-    return convnet.pyramid_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
-
-
-def _pooled(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
-    return convnet.pooled_features(spec, depth=depth, norm=architecture.norm, factor=architecture.factor)
-
-
-def _resnet(depth: int, architecture: Architecture, spec: DatasetSpec) -> Features:
-    return resnet.resnet_features(spec, depth=depth, factor=architecture.factor)
-
-
-_GRAPH_TITLES: "dict[Kind, str]" = {
-    "gcn": "Graph convolutions (GCN)",
-    "gat": "Graph attention (GAT), 4 heads",
-    "gin": "Graph isomorphism network (GIN, GINE)",
-    "sage": "GraphSAGE, mean",
-}
-
-FAMILIES: dict[str, Family | GraphFamily] = {
-    **{
-        f"convnet{depth}": Family(
-            f"ConvNet with {depth} block{'s' if depth > 1 else ''} of width 128 (DC, DSA, MTT)",
-            convnet.NORMS,
-            partial(_convnet, depth),
-        )
-        for depth in range(1, convnet.MAX_DEPTH + 1)
-    },
-    **{
-        f"pyramid{depth}": Family(
-            f"ConvNet with {depth} blocks whose width doubles up to 512 (KRR-ST)",
-            convnet.PYRAMID_NORMS,
-            partial(_pyramid, depth),
-        )
-        for depth in range(convnet.MIN_PYRAMID, convnet.MAX_DEPTH + 1)
-    },
-    **{
-        f"pooled{depth}": Family(
-            f"The pyramid with {depth} blocks and global average pooling before its head",
-            convnet.PYRAMID_NORMS,
-            partial(_pooled, depth),
-        )
-        for depth in range(convnet.MIN_PYRAMID, convnet.MAX_DEPTH + 1)
-    },
-    **{
-        f"resnet{depth}": Family(f"ResNet-{depth}; 3x3 stem up to 64 pixels, 7x7 above", (), partial(_resnet, depth))
-        for depth in resnet.BLOCKS
-    },
-    "mobilenetv2": Family(
-        "MobileNetV2; CIFAR strides up to 64 pixels, as published above",
-        (),
-        lambda architecture, spec: mobilenetv2.mobilenetv2_features(spec, factor=architecture.factor),
-    ),
-    "efficientnetb0": Family(
-        "EfficientNet-B0 without dropout; CIFAR strides up to 64 pixels, as published above",
-        (),
-        lambda architecture, spec: efficientnet.efficientnetb0_features(spec, factor=architecture.factor),
-    ),
-    "shufflenetv1": Family(
-        "ShuffleNet v1 with 2 groups; stem with stride 1 up to 64 pixels, 2 and max-pooling above",
-        (),
-        lambda architecture, spec: shufflenet.shufflenetv1_features(spec, factor=architecture.factor),
-    ),
-    "shufflenetv2": Family(
-        "ShuffleNet v2; stem with stride 1 up to 64 pixels, 2 and max-pooling above",
-        (),
-        lambda architecture, spec: shufflenetv2.shufflenetv2_features(spec, factor=architecture.factor),
-    ),
-    "densenet121": Family(
-        "DenseNet-121; 3x3 stem up to 64 pixels, 7x7 above; the factor multiplies its growth rate of 32",
-        (),
-        lambda architecture, spec: densenet.densenet121_features(spec, factor=architecture.factor),
-    ),
-    "vgg11": Family(
-        "VGG11; one linear layer up to 64 pixels (pytorch-cifar, DC), three above",
-        vgg.NORMS,
-        lambda architecture, spec: vgg.vgg11_features(spec, norm=architecture.norm, factor=architecture.factor),
-    ),
-    "alexnet": Family(
-        "AlexNet; DC's for images up to 64 pixels, the published one above",
-        alexnet.NORMS,
-        lambda architecture, spec: alexnet.alexnet_features(spec, norm=architecture.norm, factor=architecture.factor),
-    ),
-    "mlp": Family(
-        "Two hidden layers of width 128 on the pixels (DC)",
-        (),
-        lambda architecture, spec: mlp.mlp_features(spec, factor=architecture.factor),
-    ),
-    "vit": Family(
-        "Vision Transformer of the size of ViT-Ti; 8 x 8 patches below 112 pixels, of 16 pixels above",
-        (),
-        lambda architecture, spec: vit.vit_features(spec, factor=architecture.factor),
-    ),
-    **{
-        f"{kind}{layers}": GraphFamily(
-            f"{title} with {layers} layer{'s' if layers > 1 else ''} of width 128, for graphs", kind, layers
-        )
-        for kind, title in _GRAPH_TITLES.items()
-        for layers in range(1, MAX_LAYERS + 1)
-    },
-}
-"""Every architecture family, in the order listings show them."""
