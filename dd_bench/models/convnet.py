@@ -33,8 +33,8 @@ from dd_bench.models.layers import GlobalAverage, norm_layers
 
 WIDTH = 128
 TOP_WIDTH = 512
-MAX_DEPTH = 5
-MIN_PYRAMID = 2  # blocks; one would be a ConvNet of one block
+MAX_DEPTH = 6
+PYRAMID_DEPTHS = range(2, 6)  # one block would be a ConvNet's, and six would begin with 16 channels
 NORMS = ("instance", "batch", "none")
 PYRAMID_NORMS = ("batch", "instance", "none")
 
@@ -75,7 +75,7 @@ def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, fa
         height = width = 32
     if min(height, width) < 2**depth:
         deepest = min(height, width).bit_length() - 1
-        least = 1 if family == "convnet" else MIN_PYRAMID
+        least = 1 if family == "convnet" else PYRAMID_DEPTHS[0]
         advice = f"choose {family}{deepest} or a shallower one" if deepest >= least else "choose another family"
         raise ConfigError(
             f"{family}{depth} halves the image {depth} times and needs at least {2**depth}x{2**depth} pixels; "
@@ -95,8 +95,9 @@ def _blocks(family: str, spec: DatasetSpec, widths: Sequence[int], norm: str, fa
 def usual_depth(spec: DatasetSpec) -> int:
     """Returns the depth with which the literature takes images of this size: 3 up to 32 pixels, 4 for 64, 5 for 128.
 
-    That is, the last map is 4x4 or, where images are larger than the deepest ConvNet asks for, more. Images below 16
-    pixels take 2 blocks all the same, because one alone would leave nearly all to the head.
+    That is, the last map has a side of 4 to 7 (of 7 with 224 pixels, which take 5 too) or, where images are larger than
+    the deepest ConvNet asks for, more. Images below 16 pixels take 2 blocks all the same, because one alone would leave
+    nearly all to the head.
     """
     _, height, width = spec.image_shape
     side = 32 if (height, width) == (28, 28) else min(height, width)  # the first convolution pads 28 to 32

@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family | GraphFamily] = {
             convnet.PYRAMID_NORMS,
             partial(convnet.pyramid_features, depth=depth),
         )
-        for depth in range(convnet.MIN_PYRAMID, convnet.MAX_DEPTH + 1)
+        for depth in convnet.PYRAMID_DEPTHS
     },
     **{
         f"pooled{depth}": Family(
@@ -92,7 +92,7 @@ FAMILIES: dict[str, Family | GraphFamily] = {
             convnet.PYRAMID_NORMS,
             partial(convnet.pooled_features, depth=depth),
         )
-        for depth in range(convnet.MIN_PYRAMID, convnet.MAX_DEPTH + 1)
+        for depth in convnet.PYRAMID_DEPTHS
     },
     **{
         f"resnet{depth}": Family(

@@ -242,6 +242,8 @@ def test_mtt_is_hard_at_the_rate_that_the_set_learned() -> None:
         ("stl", (3, 96, 96), "convnet4"),
         ("imagenette", (3, 128, 128), "convnet5"),
         ("imagenet", (3, 224, 224), "convnet5"),
+        ("imagenet", (3, 256, 256), "convnet6"),
+        ("huge", (3, 1024, 1024), "convnet6"),
         ("small", (1, 16, 16), "convnet2"),
         ("digits", (1, 8, 8), "convnet2-x0.25"),
         ("digits@20/10", (1, 8, 8), "convnet2-x0.25"),

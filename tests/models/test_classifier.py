@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.models import Classifier, build
 from dd_bench.seeding import generator, seeded
-from tests.models.conftest import IMAGE_FAMILIES
+from tests.models.conftest import CIFAR_FAMILIES
 
 SMALL = ["convnet2-x0.125", "convnet3-batch-x0.125", "convnet3-none-x0.125", "resnet18-x0.125"]
 SMALL += ["resnet50-x0.125", "mobilenetv2-x0.25", "efficientnetb0-x0.25", "shufflenetv1-x0.25", "shufflenetv2-x0.25"]
@@ -30,7 +30,7 @@ def seeded_model(name: str, spec: DatasetSpec) -> Classifier:
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.125, 0.3])
-@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+@pytest.mark.parametrize("family", CIFAR_FAMILIES)
 def test_shapes(family: str, factor: float, cifar10: DatasetSpec) -> None:
     model = build(f"{family}-x{factor}", cifar10).eval()
     embeddings = model.embed(images(cifar10))

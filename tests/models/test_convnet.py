@@ -66,10 +66,38 @@ def test_instance_norm_is_the_same_in_training_and_evaluation(digits: DatasetSpe
     torch.testing.assert_close(model(pixels)[:1], model(pixels[:1]))
 
 
-@pytest.mark.parametrize("name", ["convnet4", "convnet5-batch-x0.25"])
+@pytest.mark.parametrize("name", ["convnet4", "convnet5-batch-x0.25", "convnet6"])
 def test_rejects_images_too_small_for_the_depth(name: str, digits: DatasetSpec) -> None:
-    with pytest.raises(ConfigError, match=r"needs at least (16x16|32x32) pixels; digits has 8x8: choose convnet3"):
+    with pytest.raises(
+        ConfigError, match=r"needs at least (16x16|32x32|64x64) pixels; digits has 8x8: choose convnet3"
+    ):
         build(name, digits)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "map_side"),
+    [("convnet5", 96, 3), ("convnet5", 128, 4), ("convnet5", 224, 7), ("convnet6", 128, 2), ("convnet6", 224, 3)],
+)
+def test_parameter_count_matches_reference_for_large_images(
+    name: str, side: int, map_side: int, make_spec: Callable[..., DatasetSpec]
+) -> None:
+    depth = int(name[-1])
+    with torch.device("meta"):
+        model = build(name, make_spec("large", (3, side, side), 1000))
+        assert model(torch.empty(2, 3, side, side)).shape == (2, 1000)
+    blocks = (3 * 128 * 9 + 128) + (depth - 1) * (128 * 128 * 9 + 128) + depth * 2 * 128
+    assert count_parameters(model) == blocks + (128 * map_side**2 + 1) * 1000
+
+
+@pytest.mark.parametrize(("name", "side", "shallower"), [("convnet6", 63, 5), ("convnet5", 31, 4), ("pyramid5", 28, 4)])
+def test_refuses_what_is_too_deep_and_says_what_is_not(
+    name: str, side: int, shallower: int, make_spec: Callable[..., DatasetSpec]
+) -> None:
+    spec = make_spec("some", (3, side, side + 1), 10)
+    family, depth = name[:-1], int(name[-1])
+    with pytest.raises(ConfigError, match=f"{name} halves the image {depth} times .* choose {family}{shallower} or"):
+        build(name, spec)
+    build(f"{family}{shallower}-x0.01", spec)
 
 
 def test_rejects_a_single_pixel(make_spec: Callable[..., DatasetSpec]) -> None:

@@ -4,10 +4,10 @@ import torch
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError
 from dd_bench.models import Normalizer, build
-from tests.models.conftest import IMAGE_FAMILIES
+from tests.models.conftest import CIFAR_FAMILIES
 
 
-@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+@pytest.mark.parametrize("family", CIFAR_FAMILIES)
 def test_normalizer_is_the_first_child(family: str, cifar10: DatasetSpec) -> None:
     model = build(f"{family}-x0.125", cifar10)
     name, first = next(iter(model.named_children()))
