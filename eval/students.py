@@ -1,5 +1,6 @@
 """Image students: fresh models trained on a synthetic set under a protocol, and scored once on the test split."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from dd_bench.files import home
 from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.learn.losses import cross_entropy, distillation
 from dd_bench.learn.training import Labeler, Objective, TrainingRecipe, fit
-from dd_bench.models import Whitening, build, encode, encoded_spec, fit_whitening
+from dd_bench.models import Whitening, build, encode, encoded_spec, fit_whitening, images_at_once
 from dd_bench.networks import has_network, load_network
 from dd_bench.seeding import seeded
 from dd_bench.store import StoredSet
@@ -140,17 +141,16 @@ class Subject:
         model.to(bench.device)
         if isinstance(protocol, TapeProtocol):
             steps = train_by_tape(model, images, self.targets, protocol, bench, all_data=self.is_all_data)
-            return Outcome(bench.test.score(bench.student, model.eval(), device=bench.device), steps)
+            return Outcome(_score(model, bench), steps)
         recipe = self._recipe(protocol)
         objective, values = lesson(self.targets, protocol, spec.num_classes)
         fit(
             model, images, values, recipe=recipe, objective=objective, spec=spec, seed=bench.seed, run=bench.run,
             label=bench.label, labeler=self._labeler(protocol, spec, bench.device),
         )  # fmt: skip
-        whole = nn.Sequential(first, model) if first else model
-        metrics = bench.test.score(bench.student, whole.eval(), device=bench.device)
         choice = {"lr": recipe.lr} if protocol.learned_lr else {}
-        return Outcome(metrics, recipe.total_steps(len(images)), choice)
+        whole = nn.Sequential(first, model) if first else model
+        return Outcome(_score(whole, bench), recipe.total_steps(len(images)), choice)
 
     def _recipe(self, protocol: EvalProtocol) -> TrainingRecipe:
         """Returns how this subject's students are trained: for its own epochs if it is ``full``, at its own rate."""
@@ -229,6 +229,15 @@ def lesson(targets: Labels, protocol: EvalProtocol, num_classes: int) -> tuple[O
         temperature = protocol.temperature or 1.0
         return partial(distillation, temperature=temperature), torch.zeros(len(targets.classes), num_classes)
     return cross_entropy, F.one_hot(targets.classes, num_classes).float()
+
+
+def _score(model: nn.Module, bench: Bench) -> Mapping[str, float]:
+    """Returns the test metrics of a trained student; it is left in evaluation mode."""
+    at_once = images_at_once(1024, bench.test.spec.image_shape)
+    metrics: Mapping[str, float] = bench.test.score(
+        bench.student, model.eval(), device=bench.device, batch_size=at_once
+    )
+    return metrics
 
 
 def _whitening_of(data: ImageData) -> Whitening:

@@ -18,7 +18,7 @@ from dd_bench.errors import ConfigError
 from dd_bench.learn.losses import cross_entropy, distillation, mean_squared_error
 from dd_bench.learn.tape_training import fit_tape
 from dd_bench.learn.training import Objective, TrainingRecipe, fit
-from dd_bench.models import Classifier, build
+from dd_bench.models import Classifier, build, images_at_once
 from dd_bench.seeding import derive_seed, generator, seeded
 from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
 from eval.cells import SetFacts, probe_metric
@@ -112,7 +112,10 @@ class TransferSubject:
             model, resize.all(data.images), one_hot, recipe=protocol.tuning, objective=cross_entropy, spec=here,
             seed=derive_seed("fine-tuning", bench.seed), run=bench.run, label=f"{bench.label}, fine-tuning",
         )  # fmt: skip
-        tuned = bench.test.score(f"{bench.student} tuned", nn.Sequential(resize, model.eval()), device=bench.device)
+        tuned = bench.test.score(
+            f"{bench.student} tuned", nn.Sequential(resize, model.eval()), device=bench.device,
+            batch_size=self._at_once(1024),
+        )  # fmt: skip
         return Outcome(tuned | probed, steps + protocol.tuning.total_steps(len(data)))
 
     def _learn(
@@ -138,6 +141,10 @@ class TransferSubject:
         )  # fmt: skip
         return network, recipe.total_steps(len(images))
 
+    def _at_once(self, most: int) -> int:
+        """Returns how many images of the target's to bring to the source's size, and before a network, at once."""
+        return min(images_at_once(most, spec.image_shape) for spec in (self.spec, self.destination.data.spec))
+
     def _fresh(self, architecture: str, outputs: int, bench: Bench) -> Classifier:
         """Returns a network for images of the source, with so many outputs, before its first step."""
         with seeded(bench.seed):
@@ -149,7 +156,7 @@ class TransferSubject:
         data, heads, owners = self.destination.data, [], []
         model.eval()
         with bench.run.unsaved(f"{bench.label}, probes", len(protocol.probes) + 1) as progress:
-            features = embed(model, resize, data.images, bench.device)
+            features = embed(model, resize, data.images, bench.device, at_once=self._at_once(500))
             for number, share in enumerate(protocol.probes):
                 for again in range(protocol.probe_draws if share < 1 else 1):
                     draws = generator(derive_seed("probe", bench.seed, str(share), again))
@@ -159,8 +166,9 @@ class TransferSubject:
                     owners.append(probe_metric(share))
                 progress.update(number + 1)
             found = bench.test.score_heads(
-                f"{bench.student} probes", lambda pixels: model.embed(resize(pixels)), heads, device=bench.device
-            )
+                f"{bench.student} probes", lambda pixels: model.embed(resize(pixels)), heads, device=bench.device,
+                batch_size=self._at_once(1024),
+            )  # fmt: skip
             progress.update(len(protocol.probes) + 1)
         return {
             name: fmean(one["top1"] for one, owner in zip(found, owners, strict=True) if owner == name)
@@ -230,7 +238,7 @@ def lesson(
 
 
 @torch.no_grad()
-def embed(model: Classifier, resize: Resize, images: Tensor, device: torch.device) -> Tensor:
+def embed(model: Classifier, resize: Resize, images: Tensor, device: torch.device, *, at_once: int) -> Tensor:
     """Returns the features (N, D) of uint8 images, float32 on the CPU; the model is in evaluation mode."""
-    parts = [model.embed(resize(part.to(device).float() / 255)).cpu() for part in torch.split(images, 500)]
+    parts = [model.embed(resize(part.to(device).float() / 255)).cpu() for part in torch.split(images, at_once)]
     return torch.cat(parts)

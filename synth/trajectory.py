@@ -45,6 +45,7 @@ from dd_bench.data.names import plain_name
 from dd_bench.errors import ConfigError
 from dd_bench.learn.dsa import DSA
 from dd_bench.learn.losses import cross_entropy
+from dd_bench.models import images_at_once
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
 from dd_bench.sets import Images
@@ -181,7 +182,8 @@ class TrajectoryMatching:
         draws = generator(derive_seed("representative expert", task.seed))
         theta = experts.last(int(torch.randint(experts.count, (), generator=draws))).to(task.device)
         with torch.no_grad():
-            logits = torch.cat([experts.network(theta, part) for part in torch.split(encoded.images, 500)])
+            parts = torch.split(encoded.images, images_at_once(500, encoded.spec.image_shape))
+            logits = torch.cat([experts.network(theta, part) for part in parts])
         chosen = []
         for label in range(num_classes):
             members = torch.nonzero(encoded.labels == label).flatten()

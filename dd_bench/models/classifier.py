@@ -1,8 +1,11 @@
 """The shape all image models share: normaliser, features, linear head."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from dd_bench.data.specs import DatasetSpec
+from dd_bench.models.layers import LARGEST_SMALL_IMAGE
 from dd_bench.models.normalizer import Normalizer
 
 Features = tuple[nn.Sequential, int]
@@ -38,3 +41,16 @@ class Classifier(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """Returns the number of trainable numbers in ``model``; buffers (mean, std, running statistics) are not counted."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def images_at_once(most: int, image_shape: Sequence[int]) -> int:
+    """Returns how many images (C, H, W) a network should see at once when it does not train: at most ``most``.
+
+    Above 64x64 pixels there are fewer in proportion, so that no batch has more pixels: a ConvNet has two maps of 128
+    channels at a time, which for 1024 images of 224 pixels are 53 GB, and for the 83 that this returns 4.3 GB.
+
+    >>> images_at_once(1024, (3, 64, 64)), images_at_once(1024, (3, 224, 224))
+    (1024, 83)
+    """
+    _, height, width = image_shape
+    return max(1, min(most, most * LARGEST_SMALL_IMAGE**2 // (height * width)))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dd_bench.models import Classifier
+from dd_bench.models import Classifier, images_at_once
 from dd_bench.run import Run
 from synth.base import Task
 from synth.parts.teachers import Teacher, TeacherPlan, obtain_teachers
@@ -17,7 +17,7 @@ def embed_images(model: Classifier, images: Tensor, *, mirrored: bool = False) -
     """Returns the features (N, D) of images (N, C, H, W) uint8, on the CPU; the model is in evaluation mode."""
     device = next(model.parameters()).device
     parts = []
-    for part in torch.split(images, _BATCH):
+    for part in torch.split(images, images_at_once(_BATCH, images.shape[1:])):
         pixels = part.to(device).float() / 255
         parts.append(model.embed(pixels.flip(-1) if mirrored else pixels).cpu())
     return torch.cat(parts)

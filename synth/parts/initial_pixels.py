@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dd_bench.data.images import ImageData
 from dd_bench.learn.crops import draw_crops, resize_crops
+from dd_bench.models import images_at_once
 from dd_bench.seeding import derive_seed, generator
 from synth.parts.sampling import sample_per_class
 from synth.parts.teachers import Teacher
@@ -56,6 +57,7 @@ def choose_mosaics(data: ImageData, count: int, *, teacher: Teacher, seed: int, 
     spec = data.spec
     channels, height, width = spec.image_shape
     side = 1 if max(height, width) <= _WHOLE_CROPS_UP_TO else 2
+    at_once = images_at_once(_AT_ONCE, spec.image_shape)
     mosaics = []
     for label in range(spec.num_classes):
         draws = generator(derive_seed("mosaic", seed, label))
@@ -64,7 +66,7 @@ def choose_mosaics(data: ImageData, count: int, *, teacher: Teacher, seed: int, 
         images = data.images[looked_at].repeat_interleave(_CROPS, dim=0)
         crops = draw_crops(len(images), height, width, draws, smallest=0.08)
         views, losses = [], []
-        for part, boxes in zip(torch.split(images, _AT_ONCE), torch.split(crops, _AT_ONCE), strict=True):
+        for part, boxes in zip(torch.split(images, at_once), torch.split(crops, at_once), strict=True):
             seen = resize_crops(part.to(device).float() / 255, boxes.to(device))
             truth = torch.full((len(part),), label, device=device)
             views.append(seen)

@@ -12,7 +12,7 @@ from dd_bench.errors import ConfigError
 from dd_bench.files import locked
 from dd_bench.learn.losses import cross_entropy
 from dd_bench.learn.training import TrainingRecipe, fit
-from dd_bench.models import Architecture, build
+from dd_bench.models import Architecture, build, images_at_once
 from dd_bench.networks import NetworkFacts, has_network, load_network, save_network
 from dd_bench.run import drop_run, open_run
 from dd_bench.seeding import derive_seed, generator, seeded
@@ -137,7 +137,8 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.dev
     """Returns the top-1 in [0, 1] of a network on images (N, C, H, W) uint8; it is left in evaluation mode."""
     model.eval()
     hits = torch.zeros((), dtype=torch.int64, device=device)
-    for pixels, truth in zip(torch.split(images, 500), torch.split(labels, 500), strict=True):
+    at_once = images_at_once(500, images.shape[1:])
+    for pixels, truth in zip(torch.split(images, at_once), torch.split(labels, at_once), strict=True):
         hits += (model(pixels.to(device).float() / 255).argmax(1) == truth.to(device)).sum()
     return int(hits) / len(labels)
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from torch.nn.utils import parameters_to_vector
 from dd_bench.data.holdout import TestSplit
 from dd_bench.data.images import ImageData, load
 from dd_bench.data.prepare import prepare
+from dd_bench.data.specs import SPECS
 from dd_bench.errors import ConfigError, HoldoutError, InvalidSetError
+from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import build
 from dd_bench.networks import load_network, network_folder
@@ -28,6 +31,7 @@ from dd_bench.store import Store
 from dd_bench.targets import HardLabels, SoftLabels
 from eval import judging, students
 from eval.cells import Record, SetFacts, read_record, read_records
+from eval.judging import Bench
 from eval.protocol_kinds import EvalProtocol
 from eval.protocols import PROTOCOLS
 from eval.students import Subject, full_subject, judge, lesson, student_seed, subject_of
@@ -249,6 +253,19 @@ def test_two_evaluators_share_a_cell(results: Path, digits_dir: Path, net: str) 
 
 
 # --- the test split --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["epochs", "tape"])
+def test_large_test_images_come_in_smaller_batches(kind: str, subject: Any, tiny: EvalProtocol, tmp_path: Path) -> None:
+    """Else scoring can take more memory than training, and a student that was trained is not scored."""
+    spec = replace(SPECS["digits"], name="large", image_shape=(1, 128, 96))
+    seen: list[int] = []
+    test = SimpleNamespace(spec=spec, score=lambda *_, batch_size, **__: seen.append(batch_size) or {"top1": 0.5})
+    large = replace(subject(), images=torch.rand(12, *spec.image_shape))
+    fkd = replace(PROTOCOLS["fkd-quick"], training=TapeTraining(steps=1))
+    bench = Bench("cell-0", "student 1", 5, Run(tmp_path / "run"), test, CPU)
+    large.train(tiny if kind == "epochs" else fkd, "convnet1-batch-x0.01", bench)
+    assert seen == [1024 * 64 * 64 // (128 * 96)]
 
 
 def test_the_test_split_is_read_once_a_student_and_at_the_end(

@@ -606,3 +606,12 @@ def test_a_body_that_has_seen_the_shapes_knows_them_again(source: ImageData, cor
             fmean(student.metrics[metric] for student in found[name].students) for name in ("full", "scratch")
         )
         assert full > scratch + 0.1, metric
+
+
+def test_the_larger_of_both_sizes_says_how_many_images_come_at_once(set_of: MakeSubject) -> None:
+    subject = set_of()
+    assert subject._at_once(1024) == 1024
+    large = replace(CORNERS, image_shape=(1, 128, 128))
+    assert replace(subject, spec=large)._at_once(1024) == 256
+    there = replace(subject.destination, data=replace(subject.destination.data, spec=large))
+    assert replace(subject, destination=there)._at_once(1024) == 256

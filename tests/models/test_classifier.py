@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_bench.data.specs import DatasetSpec
-from dd_bench.models import Classifier, build
+from dd_bench.models import Classifier, build, images_at_once
 from dd_bench.seeding import generator, seeded
 from tests.models.conftest import CIFAR_FAMILIES
 
@@ -116,3 +116,12 @@ def test_state_survives_a_round_trip(digits: DatasetSpec) -> None:
         target = build("shufflenetv1-x0.125", digits).eval()
     target.load_state_dict(source.state_dict())
     assert torch.equal(source(images(digits)), target(images(digits)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((1, 8, 8), 1024), ((3, 64, 64), 1024), ((3, 32, 128), 1024), ((3, 65, 64), 1008), ((3, 128, 128), 256),
+     ((3, 224, 224), 83), ((3, 5000, 5000), 1)],
+)  # fmt: skip
+def test_larger_images_come_in_smaller_batches(shape: tuple[int, int, int], count: int) -> None:
+    assert images_at_once(1024, shape) == count

@@ -20,7 +20,7 @@ from dd_bench.networks import NetworkFacts, load_network, network_folder
 from dd_bench.seeding import derive_seed
 from synth.base import Task
 from synth.parts import teachers as module
-from synth.parts.teachers import PLANS, TeacherPlan, obtain_teachers, scale_of, split_held_out
+from synth.parts.teachers import PLANS, TeacherPlan, accuracy, obtain_teachers, scale_of, split_held_out
 from tests.conftest import Interrupt, at
 
 Names = Callable[[TeacherPlan, Task], list[str]]
@@ -113,6 +113,23 @@ def test_accuracy_is_measured_on_images_never_trained_on(
         hits = sum(int(a) == int(b) for a, b in zip(answers, task.data.labels[held_out], strict=True))
         assert teacher.facts.held_out_top1 == hits / 30
         assert teacher.facts.held_out_images == 30
+
+
+def test_accuracy_looks_at_fewer_large_images_at_once() -> None:
+    seen: list[int] = []
+
+    class Watched(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            seen.append(len(pixels))
+            return pixels.mean((2, 3))
+
+    images, labels = torch.zeros(130, 2, 128, 128, dtype=torch.uint8), torch.zeros(130, dtype=torch.int64)
+    images[:65, 1] = 255
+    assert accuracy(Watched(), images, labels, torch.device("cpu")) == 0.5
+    assert seen == [125, 5]
+    images = images[:, :, :8, :8]
+    assert accuracy(Watched(), images, labels, torch.device("cpu")) == 0.5
+    assert seen == [125, 5, 130]
 
 
 def test_seeds_of_training(plan: TeacherPlan, task: Task, fits: list[SimpleNamespace]) -> None:
