@@ -118,18 +118,20 @@ def judge(
                 drop_run(f"student-{cell}")
                 continue
             with suppress(BusyError), locked(f"student {cell}", wait_seconds=wait_seconds):
-                if index in missing_students(results, blank, runs):
-                    part = mirror.part(f"{facts.id} {protocol.name} {architecture}") if mirror else None
-                    with open_run(f"student-{cell}", mirror=part) as run:
-                        seed = student_seed(subject, protocol, architecture, index)
-                        bench = Bench(cell, f"student {index + 1} {facts.method}", seed, run, test, device)
-                        outcome = subject.train(protocol, architecture, bench)
-                        student = _student(index, bench, outcome)
-                        path = add_student(results, blank, student)
-                        if part:
-                            scores = {f"student {index + 1} {name}": score for name, score in student.metrics.items()}
-                            part.summarise({"record": str(path)} | scores)
-                    trained += 1
+                if index not in missing_students(results, blank, runs):
+                    drop_run(f"student-{cell}")  # of another process, which was killed before it could
+                    continue
+                part = mirror.part(f"{facts.id} {protocol.name} {architecture}") if mirror else None
+                with open_run(f"student-{cell}", mirror=part) as run:
+                    seed = student_seed(subject, protocol, architecture, index)
+                    bench = Bench(cell, f"student {index + 1} {facts.method}", seed, run, test, device)
+                    outcome = subject.train(protocol, architecture, bench)
+                    student = _student(index, bench, outcome)
+                    path = add_student(results, blank, student)
+                    if part:
+                        scores = {f"student {index + 1} {name}": score for name, score in student.metrics.items()}
+                        part.summarise({"record": str(path)} | scores)
+                trained += 1
     return trained
 
 

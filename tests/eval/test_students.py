@@ -20,6 +20,7 @@ from dd_bench.data.images import ImageData, load
 from dd_bench.data.prepare import prepare
 from dd_bench.data.specs import SPECS
 from dd_bench.errors import ConfigError, HoldoutError, InvalidSetError
+from dd_bench.files import home
 from dd_bench.learn.tape_training import TapeTraining
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import build
@@ -45,10 +46,12 @@ class Judging:
     def __init__(self, folder: Path, data_dir: Path, net: str) -> None:
         self.results, self.data_dir, self.net = folder, data_dir, net
 
-    def __call__(self, subject: Subject, protocol: EvalProtocol, *, runs: int = 1, results: Path | None = None) -> int:
+    def __call__(
+        self, subject: Subject, protocol: EvalProtocol, *, runs: int = 1, results: Path | None = None, wait: bool = True
+    ) -> int:
         test = TestSplit.open(subject.facts.dataset, self.data_dir)
         return judge(
-            subject, protocol, self.net, runs=runs, test=test, device=CPU, results=results or self.results
+            subject, protocol, self.net, runs=runs, test=test, device=CPU, results=results or self.results, wait=wait
         )  # fmt: skip
 
     def only_record(self, results: Path | None = None) -> Record:
@@ -226,6 +229,20 @@ print(judge(subject, protocol, net, runs=10, test=test, device=torch.device("cpu
 
 
 @pytest.mark.slow
+def test_what_a_killed_evaluator_left_behind_its_record_goes(
+    subject: Any, tiny: EvalProtocol, judged: Judging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had recorded the student while this one waited for its lock, and was killed before it removed the run."""
+    judged(subject(), tiny, runs=1)
+    facts, net = subject().facts, judged.only_record().architecture
+    left = home() / "runs" / f"student-{facts.id}-{facts.sha256[:8]}-{tiny.id}-{net}-0"
+    left.mkdir(parents=True)
+    looks = iter([[0], []])
+    monkeypatch.setattr(judging, "missing_students", lambda *_: next(looks))
+    assert judged(subject(), tiny, runs=1, wait=False) == 0
+    assert not left.exists()
+
+
 def test_two_evaluators_share_a_cell(results: Path, digits_dir: Path, net: str) -> None:
     data = load("digits@2/2", digits_dir)
     facts = full_subject(data).facts.model_copy(update={"ipc": 2, "method": "random"})
