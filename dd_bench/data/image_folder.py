@@ -6,13 +6,11 @@ sha256, so that files that come or go move hardly any others. Images are cut to 
 once. The name of the data set is the folder's, not its path: sets, records and boards go elsewhere.
 """
 
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,39 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from dd_bench.data.decoding import is_grey, opened, read_image
+from dd_bench.data.folder_listing import MOST_CLASSES, Listing, is_class_name, list_folder
 from dd_bench.data.names import LARGEST, SMALLEST, USUAL
 from dd_bench.data.specs import DatasetSpec
 from dd_bench.data.streaming import SPLITS, Pixels, write_stream
 from dd_bench.errors import DataError
 from dd_bench.progress import Progress
 
-MOST_CLASSES = 1000
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-_TEST_NAMES = ("test", "val", "validation")
-_TEST_SHARE = 10  # a tenth
 _AT_ONCE = 256  # images in memory
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What is in a folder before an image is read: classes, and for each split (path within it, class) of images."""
-
-    root: Path
-    classes: tuple[str, ...]
-    splits: Mapping[str, list[tuple[str, int]]]
-
-    def digest(self) -> str:
-        """Returns the sha256 of names, sizes and times of all files: another one, and the folder is not what it was."""
-        digest, done = hashlib.sha256(), 0
-        with Progress(f"comparing {self.root.name}", sum(map(len, self.splits.values()))) as progress:
-            for split in SPLITS:
-                for name, label in self.splits[split]:
-                    status = (self.root / name).stat()
-                    line = f"{split}\0{label}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
-                    digest.update(line.encode("utf-8", "surrogateescape"))
-                    progress.update(done := done + 1)
-        return digest.hexdigest()
 
 
 class _Facts(BaseModel):
@@ -73,7 +46,7 @@ class _Facts(BaseModel):
         for what, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-4)):
             if len(values) != self.channels or not all(low <= value <= 1 for value in values):
                 raise ValueError(f"{what} is {list(values)}; expected {self.channels} numbers in [{low:g}, 1]")
-        if not all(map(_is_class_name, self.classes)):
+        if not all(map(is_class_name, self.classes)):
             raise ValueError("classes have names that cannot be printed")
         return DatasetSpec(
             base, (self.channels, self.size, self.size), len(self.classes), self.mean, self.std, True, self.classes
@@ -137,92 +110,7 @@ def require_same(source: Path, path: Path) -> None:
         )
 
 
-def list_folder(root: Path) -> _Listing:
-    """Returns the images of a folder by split and class, sorted; hidden files and folders are passed over.
-
-    Raises:
-        DataError: for a folder of another form: too few or too many classes, a class without images, splits of
-            different classes.
-    """
-    try:
-        folders = _subfolders(root)
-        test = next((name for name in _TEST_NAMES if name in folders and "train" in folders), None)
-        if test is not None:
-            by_split = {"train": _classes(root, "train/"), "test": _classes(root, f"{test}/")}
-            if set(by_split["train"]) != set(by_split["test"]):
-                odd = sorted(set(by_split["train"]) ^ set(by_split["test"]))
-                raise DataError(
-                    f"{root}/train and {root}/{test} differ in classes ({', '.join(odd)!r:.100}); expected the same "
-                    "in both"
-                )
-        else:
-            by_split = _split(_classes(root))
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or root} cannot be read ({error.strerror}); expected a folder with one folder of "
-            "images for each class"
-        ) from error
-    classes = sorted(by_split["train"])
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        raise DataError(
-            f"{root} has {len(classes)} folders; expected one for each of 2 to {MOST_CLASSES} classes, or train and "
-            "test folders that hold them"
-        )
-    if odd := [name for name in classes if not _is_class_name(name)]:
-        raise DataError(f"class {odd[0]!r:.120} has no printable name of at most 100 characters; rename its folder")
-    splits = {
-        split: [(path, label) for label, name in enumerate(classes) for path in found[name]]
-        for split, found in by_split.items()
-    }
-    return _Listing(root, tuple(classes), splits)
-
-
-def _classes(root: Path, inside: str = "") -> dict[str, list[str]]:
-    """Returns the paths of the images in each folder of ``root/inside``, from ``root`` on."""
-    names, found = _subfolders(root / inside), {}
-    with Progress(f"listing {root.name}", len(names)) as progress:
-        for done, name in enumerate(names, 1):
-            found[name] = _images(root, f"{inside}{name}")
-            progress.update(done)
-    return found
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _images(root: Path, folder: str) -> list[str]:
-    with os.scandir(root / folder) as entries:  # which knows of most what it is, without a look at each
-        found = sorted(
-            f"{folder}/{entry.name}"
-            for entry in entries
-            if Path(entry.name).suffix.lower() in _SUFFIXES and not entry.name.startswith(".") and entry.is_file()
-        )
-    if not found:
-        raise DataError(f"{root / folder} holds no images; expected some of {', '.join(sorted(_SUFFIXES))}")
-    return found
-
-
-def _split(classes: Mapping[str, list[str]]) -> dict[str, dict[str, list[str]]]:
-    """Returns the images of each class, cut into a training and a test split."""
-    by_split: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
-    for name, paths in classes.items():
-        if len(paths) < 2:
-            raise DataError(
-                f"class {name!r} has a single image; expected one for training and one for testing at least"
-            )
-        ranked = sorted(paths, key=lambda path: hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest())
-        held_out = set(ranked[: -(-len(paths) // _TEST_SHARE)])
-        by_split["test"][name] = [path for path in paths if path in held_out]
-        by_split["train"][name] = [path for path in paths if path not in held_out]
-    return by_split
-
-
-def _is_class_name(name: str) -> bool:
-    return name.isprintable() and 0 < len(name) <= 100
-
-
-def _survey(listing: _Listing, base: str) -> tuple[set[tuple[int, int]], bool]:
+def _survey(listing: Listing, base: str) -> tuple[set[tuple[int, int]], bool]:
     """Returns the (width, height) there are, and whether all images are grey; only their heads are read."""
     paths = [listing.root / name for split in SPLITS for name, _ in listing.splits[split]]
     shapes, grey = set(), True
@@ -240,7 +128,7 @@ def _size_of(shapes: set[tuple[int, int]]) -> int:
     return width if len(shapes) == 1 and width == height and SMALLEST <= width <= LARGEST else USUAL
 
 
-def _decode(listing: _Listing, split: str, size: int, grey: bool) -> Iterator[Pixels]:
+def _decode(listing: Listing, split: str, size: int, grey: bool) -> Iterator[Pixels]:
     """Yields the images of a split in batches, decoded by as many threads as there are cores."""
     paths = (listing.root / name for name, _ in listing.splits[split])
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from dd_bench.data import image_folder, streaming
 from dd_bench.data.catalogue import other_specs
+from dd_bench.data.folder_listing import list_folder
 from dd_bench.data.holdout import open_test
-from dd_bench.data.image_folder import list_folder
 from dd_bench.data.images import load
 from dd_bench.data.prepare import locate
 from dd_bench.errors import ConfigError, DataError
