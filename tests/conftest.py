@@ -188,37 +188,38 @@ def real_graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Gra
     return load
 
 
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """``with interrupted(when):`` the block gets a SIGTERM in the first step for which ``when(stage, step)`` holds.
+@contextmanager
+def stopped(when: When, *, must: bool = True) -> Iterator[None]:
+    """Sends the block a SIGTERM in the first step for which ``when(stage, step)`` holds.
 
     It must stop there, unless ``must`` is false: then it may also come to its end. Afterwards all is as if a new
     process had started.
     """
+    steps = Run.steps
 
-    @contextmanager
-    def block(when: When, *, must: bool = True) -> Iterator[None]:
-        steps = Run.steps
+    def watched(self: Run, label: str, total: int, state: Stateful) -> Iterator[int]:
+        for step in steps(self, label, total, state):
+            if interruption.requested() is None and when(label, step):
+                signal.raise_signal(signal.SIGTERM)
+            yield step
 
-        def watched(self: Run, label: str, total: int, state: Stateful) -> Iterator[int]:
-            for step in steps(self, label, total, state):
-                if interruption.requested() is None and when(label, step):
-                    signal.raise_signal(signal.SIGTERM)
-                yield step
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "steps", watched)
+        patch.setattr(interruption, "_requested", None)
+        interruption.install()
+        try:
+            yield
+        except InterruptedRunError:
+            pass
+        else:
+            assert not must, "the block was not interrupted"
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, "steps", watched)
-            patch.setattr(interruption, "_requested", None)
-            interruption.install()
-            try:
-                yield
-            except InterruptedRunError:
-                pass
-            else:
-                assert not must, "the block was not interrupted"
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
 
-    return block
+@pytest.fixture
+def interrupted() -> Interrupt:
+    """``with interrupted(when):`` is ``stopped``."""
+    return stopped

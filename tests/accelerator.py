@@ -1,0 +1,220 @@
+"""An accelerator where there is none: tensors that compute on the CPU and claim to lie elsewhere.
+
+Inside ``accelerator()`` the device ``meta`` computes. What CUDA would refuse is refused there: operations on tensors of
+two devices, and generators of another device than what they draw. What would make the host wait for CUDA is noted.
+That is less than a GPU – no kernel of one runs – but nearly all that code written without one gets wrong.
+
+``meta`` has no storage of its own in torch, takes part in autograd on the calling thread, and needs no driver.
+"""
+
+import sys
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+DEVICE = torch.device("meta")
+
+_ATEN = torch.ops.aten
+_ROOMS = tuple(f"{Path(__file__).parents[1] / room}/" for room in ("dd_bench", "synth", "eval"))
+_MOVING = (_ATEN._to_copy.default, _ATEN.copy_.default)
+_TAKING_INDICES = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)  # which may lie on the CPU
+_READING = (  # their result's size or fate depends on values
+    _ATEN._local_scalar_dense.default, _ATEN.nonzero.default, _ATEN.masked_select.default, _ATEN.equal.default,
+    _ATEN.is_nonzero.default, _ATEN._linalg_check_errors.default, _ATEN._unique2.default, _ATEN.bincount.default,
+    _ATEN.repeat_interleave.Tensor,
+)  # fmt: skip
+
+
+class Distant(Tensor):
+    """A tensor of the accelerator."""
+
+    near: Tensor
+
+    @staticmethod
+    def __new__(cls, near: Tensor) -> Self:
+        made = Tensor._make_wrapper_subclass(
+            cls, near.size(), strides=near.stride(), storage_offset=near.storage_offset(), dtype=near.dtype,
+            device=DEVICE,
+        )  # fmt: skip
+        made.near = near
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, operation: Any, _: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _compute(operation, args, kwargs or {})
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: "Distant") -> None:
+        self.near.data = other.near
+
+    def tolist(self) -> Any:
+        return self.to("cpu").tolist()  # type: ignore[no-untyped-call]
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Distant({self.near!r})"
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Tensor:
+        return self.detach().clone().requires_grad_(self.requires_grad)
+
+
+class DistantGenerator(torch.Generator):
+    """A generator of the accelerator, with a CPU generator's numbers."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return DEVICE
+
+
+@dataclass
+class Waits:
+    """Where the host waited for the accelerator, and how often: ``file:line`` of ours, and the operation.
+
+    Attributes:
+        noted: whether what happens now is noted.
+    """
+
+    noted: bool = True
+    places: Counter[str] = field(default_factory=Counter)
+
+    def add(self, what: str) -> None:
+        frame = sys._getframe()
+        while frame is not None and not frame.f_code.co_filename.startswith(_ROOMS):
+            frame = frame.f_back  # type: ignore[assignment]
+        place = "tests" if frame is None else f"{Path(frame.f_code.co_filename).name} {frame.f_code.co_name}"
+        self.places[f"{place}: {what}"] += self.noted
+
+
+_waits = Waits()
+
+
+def _compute(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Runs an operation where its tensors lie, or where it is told to make some."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    distant = [isinstance(tensor, Distant) for tensor in tensors]
+    if operation not in _MOVING and any(distant) and not all(distant):
+        _refuse_mixture(operation, tensors)
+    goal = kwargs.get("device")
+    there = any(distant) if goal is None else torch.device(goal) == DEVICE
+    if operation is _ATEN.copy_.default:
+        there = distant[0]
+    if any(distant) and (operation in _READING or (operation in _MOVING and not there)):
+        _waits.add(operation._schema.name)
+    if any(distant) and operation in _TAKING_INDICES and any(_masks(args[1])):
+        _waits.add(f"{operation._schema.name} by a mask")
+    here, ours = tree_map_only(Distant, lambda tensor: tensor.near, (args, kwargs))
+    if goal is not None:
+        ours["device"] = torch.device("cpu")
+    result = operation(*here, **ours)
+    if not there:
+        return result
+    result = tree_map_only(Tensor, Distant, result)
+    if operation is _ATEN._to_copy.default or not any(distant):
+        return result
+    return return_and_correct_aliasing(operation, args, kwargs, result)
+
+
+def _refuse_mixture(operation: Any, tensors: list[Tensor]) -> None:
+    """Raises as CUDA does, which takes scalars from the CPU, and indices into its own tensors."""
+    if operation in _TAKING_INDICES and isinstance(tensors[0], Distant):
+        return
+    if any(tensor.dim() > 0 for tensor in tensors if not isinstance(tensor, Distant)):
+        found = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in tensors)
+        raise RuntimeError(f"{operation}: expected all tensors to be on the same device, but found {found}")
+
+
+def _masks(indices: Any) -> Iterator[bool]:
+    for index in indices:
+        yield index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+class _Dispatch(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, operation: Any, _: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _compute(operation, args, kwargs or {})
+
+
+class _Functions(TorchFunctionMode):
+    """Checks generators, which lose their class on the way to the dispatcher."""
+
+    def __torch_function__(
+        self, function: Any, _: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        generator = kwargs.get("generator")
+        if generator is not None:
+            owner = next((arg.device for arg in args if isinstance(arg, Tensor)), "cpu")
+            device = torch.device(kwargs.get("device") or owner)
+            if device != generator.device:
+                raise RuntimeError(f"expected a '{device}' device type for generator but found '{generator.device}'")
+        return function(*args, **kwargs)
+
+
+def _then_move(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns ``make`` on the CPU, then moved: torch gives tensors on ``meta`` no values."""
+
+    def made(data: Any, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        tensor = make(data, dtype=dtype)
+        return tensor if device is None else tensor.to(device)
+
+    return made
+
+
+class _Torch(types.ModuleType):
+    """torch, but for generators of the accelerator."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def Generator(device: torch.device | str = "cpu") -> torch.Generator:  # noqa: N802 - a class in torch
+        return DistantGenerator() if torch.device(device) == DEVICE else torch.Generator(device)
+
+
+@contextmanager
+def accelerator() -> Iterator[Waits]:
+    """Makes ``DEVICE`` compute for a block, and yields where the host waited for it."""
+    _waits.places.clear()
+    _waits.noted = True
+    with ExitStack() as stack:
+        for replacement in (
+            patch("dd_bench.seeding.torch", _Torch("torch")),
+            patch("torch.tensor", _then_move(torch.tensor)),
+            patch("torch.as_tensor", _then_move(torch.as_tensor)),
+            patch("torch.autocast", lambda *_, **__: nullcontext()),
+            *_allow_fused_optimizers(),
+            _Functions(),
+            _Dispatch(),
+        ):
+            stack.enter_context(replacement)  # type: ignore[arg-type]
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # which here is no no-op
+        yield _waits
+
+
+def _allow_fused_optimizers() -> Iterator[Any]:
+    name = "_get_fused_kernels_supported_devices"
+    for module in map(import_module, ("torch.optim.optimizer", "torch.optim.adam", "torch.optim.sgd")):
+        if hasattr(module, name):
+            yield patch.object(module, name, lambda: ["cpu", DEVICE.type])

@@ -1,0 +1,129 @@
+"""All that computes, on an accelerator: nothing is mixed with what lies on the CPU, and no step of a training waits."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dd_bench.learn.dsa import DSA
+from dd_bench.learn.losses import cross_entropy
+from dd_bench.learn.training import TrainingRecipe, fit
+from dd_bench.models import build
+from dd_bench.run import Run
+from dd_bench.seeding import generator
+from synth.parts.inner import FlatNetwork, InnerTraining, ReplayedDSA, space_waypoints
+from synth.parts.unroll import Method, trajectory_gradient
+from tests.accelerator import DEVICE, Waits, accelerator
+from tests.conftest import BLOBS, draw_blobs
+from tests.faults.scenes import SCENES, STUDENTS, left_by, play, play_in_pieces
+from tests.models.conftest import IMAGE_FAMILIES, spec_of
+
+# Where a step may wait, and how often it does in the contract's small work: once an epoch, or now and then
+LOOKS = Counter({
+    "expert_training.py train_expert: aten::copy_": 8,  # a checkpoint and a move, for two epochs of two experts
+    "guarded.py check: aten::_local_scalar_dense": 2,  # whether the images are lost, at the end
+    "label_book.py write: aten::_to_copy": 6,  # an epoch's labels, for two epochs of three books
+})  # fmt: skip
+
+
+@contextmanager
+def steps_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
+    """The accelerator, whose waits are noted while a loop's body runs, and not while its run saves or shows."""
+    proceed = Run.steps
+    with accelerator() as waits:
+        waits.noted = False
+
+        def steps(*args: Any) -> Iterator[int]:
+            for step in proceed(*args):
+                waits.noted = True
+                yield step
+                waits.noted = False
+
+        monkeypatch.setattr(Run, "steps", steps)
+        yield waits
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_every_method_and_its_judgement(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in every step it leaves there, too, what it leaves undisturbed."""
+    scene, straight, in_pieces = SCENES[name], tmp_path / "straight", tmp_path / "pieces"
+    data = request.getfixturevalue(f"{scene.dataset}_dir")
+    monkeypatch.setenv("DDBENCH_HOME", str(straight / "home"))
+    with steps_watched(monkeypatch) as waits:
+        play(scene, straight, data, DEVICE)
+    assert waits.places <= LOOKS
+    tensors, students = left_by(straight)
+    assert len(tensors) == 1
+    assert len(students) == STUDENTS
+    assert all(0 <= metrics["top1"] <= 1 for metrics in students)
+
+    monkeypatch.setenv("DDBENCH_HOME", str(in_pieces / "home"))
+    with accelerator():
+        play_in_pieces(scene, in_pieces, data, DEVICE)
+    assert left_by(in_pieces) == (tensors, students)
+
+
+@pytest.mark.parametrize("options", [
+    {"augment": "none", "optimizer": "sgd", "nesterov": True, "schedule": "constant"},
+    {"augment": "dsa", "optimizer": "adam", "schedule": "half"},
+    {"augment": "crop-flip", "mix": "mixup", "channels_last": True},
+    {"augment": "crop-flip", "mix": "cutmix", "optimizer": "adamw"},
+])  # fmt: skip
+def test_training(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accelerator learns from the same draws is what the CPU learns."""
+    images, labels = draw_blobs(8, seed=0)
+    values = F.one_hot(labels, 3).float()
+    recipe = TrainingRecipe(epochs=7, batch=5, lr=0.01, **options)
+
+    def learn(device: torch.device) -> torch.Tensor:
+        torch.manual_seed(0)
+        network = build("convnet1-x0.0625", BLOBS).to(device)
+        fit(network, images, values, recipe=recipe, objective=cross_entropy, spec=BLOBS, seed=2,
+            run=Run(tmp_path / device.type), label="fit")  # fmt: skip
+        return torch.cat([value.detach().flatten() for value in network.parameters()]).cpu()
+
+    expected = learn(torch.device("cpu"))
+    with steps_watched(monkeypatch) as waits:
+        found = learn(DEVICE)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert not +waits.places
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_network(family: str) -> None:
+    spec = spec_of("squares", (3, 64, 64), 10)
+    pixels = torch.rand(2, *spec.image_shape, generator=generator(0))
+    network = build(f"{family}-x0.0625", spec)
+    expected = network(pixels).mean().detach()
+    with accelerator() as waits:
+        there = network.to(DEVICE)
+        found = there(pixels.to(DEVICE)).mean()
+        found.backward()
+        assert not waits.places
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
+        assert all(part.grad is not None for part in there.parameters() if part.requires_grad)
+
+
+@pytest.mark.parametrize("method", ["adjoint", "unrolled", "tesla"])
+def test_trajectory_gradient(method: Method) -> None:
+    with accelerator() as waits:
+        network = FlatNetwork(build("convnet1-x0.0625", BLOBS).to(DEVICE))
+        start = network.flatten()
+        draws = generator(0, DEVICE)
+        images = torch.rand(6, *BLOBS.image_shape, generator=draws, device=DEVICE)
+        batches = (torch.tensor([0, 3, 5], device=DEVICE), None, torch.tensor([1, 2], device=DEVICE)) * 5
+        inner = InnerTraining(network, batches, momentum=0.9, augment=ReplayedDSA(DSA(BLOBS), 0))
+        found = trajectory_gradient(
+            inner, start, space_waypoints([start + 1, start - 1], len(batches)), images=images,
+            labels=torch.eye(3, device=DEVICE).repeat(2, 1), rate=torch.tensor(0.01, device=DEVICE), method=method,
+        )  # fmt: skip
+        assert not waits.places
+        assert found.images.device == DEVICE
+        assert bool(found.sound)
