@@ -42,8 +42,10 @@ def main(networks: tuple[str, ...], device: str, steps: int) -> None:
     table = Table("work", "s", "same", "s, deterministic", "same", "×", title=f"{steps} steps")
     for work in (*(networks or _NETWORKS), _TRAJECTORY):
         cells = [_twice(work, str(place), steps, deterministic) for deterministic in (False, True)]
-        table.add_row(work, *(text for seconds, same in cells for text in (f"{seconds:.2f}", "yes" if same else "NO")),
-                      f"{cells[1][0] / cells[0][0]:.2f}")  # fmt: skip
+        row = (work, *(text for seconds, same in cells for text in (f"{seconds:.2f}", "yes" if same else "NO")),
+               f"{cells[1][0] / cells[0][0]:.2f}")  # fmt: skip
+        console.print(" ".join(row))  # a run that is cut off has shown what it knows
+        table.add_row(*row)
     console.print(table)
 
 
