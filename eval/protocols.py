@@ -121,6 +121,18 @@ PROTOCOLS: dict[str, AnyProtocol] = {
         ),
         replace(
             _FKD,
+            name="fkd-cutmix-slow",
+            summary="As fkd-cutmix, from half the rate (CV-DD's for ImageNette and for ResNet-101; last epoch).",
+            training=replace(_FKD.training, lr=5e-4),
+        ),
+        replace(
+            _FKD,
+            name="fkd-cutmix-slow-half",
+            summary="As fkd-cutmix, from half the rate, which falls to a quarter (CV-DD's eta 2; last epoch).",
+            training=replace(_FKD.training, lr=5e-4, stretch=2.0),
+        ),
+        replace(
+            _FKD,
             name="fkd-quick",
             summary="Labels of a recorded tape, as in fkd-cutmix; 2100 batches of 16 on a narrow ConvNet, whatever the "
             "set's size. Made for a CPU.",

@@ -18,6 +18,7 @@ from dd_bench.learn.augment import crop_flip, crop_pad, cutmix, mixup
 from dd_bench.learn.dsa import DSA
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
+from dd_bench.settings import later
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # (logits (n, K), values (n, K)) -> scalar
 Labeler = Callable[[Tensor], Tensor]  # pixels (n, C, H, W) -> values (n, K)
@@ -43,6 +44,8 @@ class TrainingRecipe:
         lr: learning rate at the start.
         schedule: ``cosine`` to zero, ``half``: a tenth from the middle on, or ``constant``. With ``epochs`` it moves
             once an epoch.
+        stretch: of ``cosine``: over t in [0, 1) the rate follows lr/2 · (1 + cos(pi · t / stretch)), so with 1 it ends
+            at 0, with 2 at half, and with 1/3 it falls, rises and falls.
         momentum: of SGD.
         nesterov: whether SGD's momentum looks ahead.
         weight_decay: L2 for SGD and Adam, decoupled for AdamW.
@@ -72,6 +75,7 @@ class TrainingRecipe:
     mix_alpha: float = 0.8
     bf16: bool = False
     channels_last: bool = False
+    stretch: float = later(1.0)
 
     def __post_init__(self) -> None:
         if (self.epochs > 0) == (self.steps > 0) or min(self.epochs, self.steps) < 0:
@@ -87,11 +91,14 @@ class TrainingRecipe:
             ("momentum", 0 <= self.momentum < 1, "at least 0 and less than 1"),
             ("weight_decay", 0 <= self.weight_decay < inf, "at least 0"),
             ("mix_alpha", 0 < self.mix_alpha < inf, "more than 0"),
+            ("stretch", 0 < self.stretch < inf, "more than 0"),
         ):
             if not sound:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov is set and momentum is 0; expected a momentum to look ahead with")
+        if self.schedule != "cosine" and self.stretch != 1:
+            raise ConfigError(f"stretch is {self.stretch} and schedule {self.schedule}; expected a cosine to stretch")
 
     def total_steps(self, images: int) -> int:
         """Returns the number of gradient steps on ``images`` images."""
@@ -108,7 +115,7 @@ class TrainingRecipe:
         if self.schedule == "half":
             # As in Zhao et al.'s evaluator the drop lies just behind the middle: E // 2 + 1 epochs run at full rate
             return 0.1 if done > total // 2 else 1.0
-        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done / total, dtype=torch.float64)).item())
+        return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done / total / self.stretch, dtype=torch.float64)).item())
 
 
 def batch_bounds(images: int, batch: int) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from eval.protocols import PROTOCOLS, find_protocol
 OTHER_RECIPE: dict[str, Any] = {
     "epochs": 401, "steps": 7, "batch": 65, "optimizer": "sgd", "lr": 2e-3, "schedule": "half", "momentum": 0.8,
     "nesterov": True, "weight_decay": 0.02, "augment": "none", "mix": "cutmix", "mix_alpha": 0.7, "bf16": True,
-    "channels_last": True,
+    "channels_last": True, "stretch": 2.0,
 }  # fmt: skip
 OTHER_PROTOCOL: dict[str, Any] = {
     "labels": "class", "temperature": 20.0, "full_epochs": 41, "learned_lr": True, "whiten": True,
@@ -52,6 +52,7 @@ def test_ids_are_those_of_the_records() -> None:
     known = {"hard": "d7617679", "infer-static": "96163ea6", "infer-dyn": "7f817b8e", "quick": "491aea5a"}
     known |= {"graphs": "e25b6a08", "mtt": "06e05c1d", "mtt-zca": "5c97cf7f"}
     known |= {"fkd-cutmix": "54e1f93d", "fkd-cutmix-half": "cd9a0fb9", "fkd-quick": "0b5dec3a"}
+    known |= {"fkd-cutmix-slow": "61b4b161", "fkd-cutmix-slow-half": "9aa587f1"}
     known |= {"transfer-cifar": "5c0deb11", "transfer-cifar-back": "19b49fc7", "transfer-tiny": "4b1c6b62"}
     known |= {"transfer-small": "7f8d739c", "transfer-small-back": "515a23e7", "transfer-digits": "f6b132c3"}
     assert {name: protocol.id for name, protocol in PROTOCOLS.items()} == known
@@ -129,6 +130,10 @@ def test_every_field_of_a_training_of_a_transfer_moves_the_id(
 ) -> None:
     recipe = getattr(transfer, training)
     change = {field: (OTHER_RECIPE | {"optimizer": "adam"})[field]} | ({"steps": 0} if field == "epochs" else {})
+    if field == "stretch":
+        change["schedule"] = "cosine"
+        recipe = replace(recipe, schedule="cosine")
+        transfer = replace(transfer, **{training: recipe})
     if getattr(recipe, field) == change[field]:
         change[field] = {"augment": "dsa", "schedule": "cosine"}[field]
     assert replace(transfer, **{training: replace(recipe, **change)}).id != transfer.id
@@ -293,13 +298,19 @@ def test_quick_is_as_long_for_every_set() -> None:
 
 def test_fkd_is_the_evaluator_of_cv_dd() -> None:
     """AdamW 1e-3 with decay 0.01, 300 epochs, batches of 16 in groups of 8, crops from 0.08 on, KL at T = 20."""
-    fkd, half = PROTOCOLS["fkd-cutmix"], PROTOCOLS["fkd-cutmix-half"]
+    fkd = PROTOCOLS["fkd-cutmix"]
     assert isinstance(fkd, TapeProtocol)
-    assert isinstance(half, TapeProtocol)
     assert fkd.training == TapeTraining(epochs=300, lr=1e-3, stretch=1.0, weight_decay=0.01)
     assert fkd.tape == TapeRecipe(epochs=300, batch=16, micro=8, smallest_crop=0.08)
     assert (fkd.temperature, fkd.labels, fkd.architectures, fkd.full_epochs) == (20.0, "stored", ("resnet18",), 0)
-    assert half == replace(fkd, name=half.name, summary=half.summary, training=replace(fkd.training, stretch=2.0))
+    for name, training in (
+        ("fkd-cutmix-half", {"stretch": 2.0}),
+        ("fkd-cutmix-slow", {"lr": 5e-4}),
+        ("fkd-cutmix-slow-half", {"lr": 5e-4, "stretch": 2.0}),
+    ):
+        variant = PROTOCOLS[name]
+        words = {"name": name, "summary": variant.summary}
+        assert variant == replace(fkd, **words, training=replace(fkd.training, **training))
 
 
 @pytest.mark.parametrize(("name", "share"), [("fkd-cutmix", 0.0), ("fkd-cutmix-half", 0.5), ("fkd-quick", 0.0)])

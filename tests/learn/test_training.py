@@ -160,6 +160,20 @@ def test_cosine_moves_once_an_epoch() -> None:
     assert len(set(factors)) == 4
 
 
+def test_a_stretched_cosine() -> None:
+    """It ends at half, or falls, rises and falls, as PyTorch's annealing does with T_max = E / 3."""
+    root = math.sqrt(0.5) / 2
+    half = TrainingRecipe(steps=2, batch=10, stretch=2.0)
+    assert [half.lr_factor(step, 25) for step in range(3)] == pytest.approx([1, 0.5 + root, 0.5], abs=1e-15)
+    waves = TrainingRecipe(epochs=12, batch=25, stretch=4 / 12)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+    for epoch in range(12):
+        assert waves.lr_factor(epoch, 25) == pytest.approx(annealing.get_last_lr()[0], abs=1e-9)
+        optimizer.step()
+        annealing.step()
+
+
 def test_cosine_moves_once_a_step() -> None:
     recipe = TrainingRecipe(steps=6, batch=10)
     root = math.sqrt(3) / 4
@@ -534,7 +548,9 @@ NAN, INF = float("nan"), float("inf")
         *(({"mix_alpha": alpha}, f"mix_alpha is {alpha}; expected more than 0") for alpha in (0.0, -1.0, NAN)),
         *(({"momentum": m}, f"momentum is {m}; expected at least 0 and less than 1") for m in (-0.1, 1.0, NAN)),
         *(({"weight_decay": w}, f"weight_decay is {w}; expected at least 0") for w in (-1e-4, NAN, INF)),
+        *(({"stretch": eta}, f"stretch is {eta}; expected more than 0") for eta in (0.0, -1.0, NAN, INF)),
         ({"nesterov": True, "momentum": 0.0}, "nesterov is set and momentum is 0"),
+        ({"schedule": "half", "stretch": 2.0}, "stretch is 2.0 and schedule half; expected a cosine to stretch"),
     ],
 )
 def test_rejects_numbers(change: dict[str, Any], match: str) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from dd_bench.files import sha256_file
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.networks import NetworkFacts, load_network, network_folder
 from dd_bench.seeding import derive_seed
+from dd_bench.settings import as_settings
 from synth.base import Task
 from synth.parts import teachers as module
 from synth.parts.teachers import PLANS, TeacherPlan, accuracy, obtain_teachers, scale_of, split_held_out
@@ -80,7 +81,7 @@ def test_facts(plan: TeacherPlan, task: Task, own_home: Path) -> None:
     facts = obtain_teachers(plan, task)[1].facts
     assert facts == load_network(facts.id, task.data.spec)[1]  # they are what the manifest says
     assert (facts.dataset, facts.fingerprint) == ("blobs", task.data.fingerprint)
-    assert facts.recipe == asdict(plan.recipe) | {"held_out": plan.held_out}
+    assert facts.recipe == as_settings(plan.recipe) | {"held_out": plan.held_out}
     assert (facts.seed, facts.held_out_images) == (plan.seed, 12)
     assert facts.seconds > 0
     assert facts.device.startswith("cpu (")
@@ -162,6 +163,7 @@ def test_plans_share_what_they_have_in_common(plan: TeacherPlan, task: Task, fit
 OTHER: dict[str, Any] = {
     "epochs": 3, "batch": 37, "optimizer": "adamw", "lr": 0.051, "schedule": "half", "momentum": 0.8, "nesterov": True,
     "weight_decay": 4e-4, "augment": "dsa", "mix": "mixup", "mix_alpha": 0.7, "bf16": True, "channels_last": True,
+    "stretch": 2.0,
 }  # fmt: skip
 
 
