@@ -30,7 +30,7 @@ _GUIDE = """\
 - **A section** holds what may be compared: the same copy of the data, the same size, the same protocol id, the same
   architecture. Numbers of different protocol ids never share a table.
 - **Entries** are in bold; controls and, unranked below them, baselines are plain. The preset follows the method's name,
-  then the recipe's id where two rows would look alike.
+  then the recipe's id where two rows would look alike; random real images (or graphs) with class labels have no preset.
 - **Baselines** need no distillation: all real data (`full`, for orientation, with its own number of steps), and for
   graphs a net that was never trained (`untrained`) and classifiers of counts alone (`node-count`, `node-edge-count`).
 - **top-1** is the accuracy of the last epoch on a test split that each student reads once: the mean over sets (seeds of

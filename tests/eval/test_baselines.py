@@ -239,11 +239,11 @@ def test_what_labels_alone_give(judge: Judge, page: Callable[[], str]) -> None:
     assert "| random · digits | soft |" not in page()
     judge("random", (0.88, 0.91, 0.92), labels="soft")
     entry, labels = table(page(), "Against the other controls")
-    assert entry.startswith("| **infer** · digits | soft | random · digits | hard | better, +14.0 [")
+    assert entry.startswith("| **infer** · digits | soft | random | hard | better, +14.0 [")
     assert entry.endswith("|  |")
     reference = stats.ttest_rel((0.88, 0.91, 0.92), DRAWS)
     low, high = reference.confidence_interval(0.95)
-    assert labels.startswith("| random · digits | soft | random · digits | hard | better, +8.3 [")
+    assert labels.startswith("| random · digits | soft | random | hard | better, +8.3 [")
     assert labels.endswith(f"| +8.3 [{100 * low:+.1f}, {100 * high:+.1f}], p = {reference.pvalue:.3f} (3 seeds) |")
     welch = [
         stats.ttest_ind(scores, DRAWS, equal_var=False).pvalue for scores in ((0.94, 0.96, 0.98), (0.88, 0.91, 0.92))
