@@ -89,6 +89,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if platform.system() == "Darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
 
 
+def holds(device: torch.device, size: int) -> bool:
+    """Returns whether ``size`` bytes take at most half of what is free on a device; the rest is for what uses them."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return 2 * size <= free
+
+
 def convolution_layout(device: torch.device) -> torch.memory_format:
     """Returns how small batches of float32 images lie in memory on their way through convolutions.
 

@@ -1,6 +1,7 @@
 """The training loop of teachers, experts and students: everything on the device, a batch is an index, one pass of code.
 
 There are no loader workers and no synchronisation inside the loop; the data are one tensor, as uint8 if they came so.
+What a GPU cannot hold is an exception, see ``dd_bench.learn.stock``.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from dd_bench.data.specs import DatasetSpec
 from dd_bench.errors import ConfigError, UnknownNameError
 from dd_bench.learn.augment import crop_flip, crop_pad, cutmix, mixup
 from dd_bench.learn.dsa import DSA
+from dd_bench.learn.stock import Stock
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator
 from dd_bench.settings import later
@@ -131,20 +133,22 @@ def batch_bounds(images: int, batch: int) -> list[tuple[int, int]]:
 
 def fit(
     model: nn.Module, images: Tensor, values: Tensor, *, recipe: TrainingRecipe, objective: Objective,
-    spec: DatasetSpec, seed: int, run: Run, label: str, labeler: Labeler | None = None,
+    spec: DatasetSpec, seed: int, run: Run, label: str, rows: Tensor | None = None, labeler: Labeler | None = None,
 ) -> None:  # fmt: skip
     """Trains ``model`` in place, on its own device, to the last step of ``recipe``.
 
     Args:
         model: takes pixels, returns logits.
         images: (N, C, H, W) uint8, or float32 in pixel space.
-        values: (N, K) float32, what ``objective`` compares logits with (probabilities, or teacher logits).
+        values: (N, K) float32, what ``objective`` compares logits with (probabilities, or teacher logits); with
+            ``rows`` (n, K), theirs.
         recipe: optimizer, length, augmentation.
         objective: the loss of one batch.
         spec: of the data set; whether images may be mirrored, and DSA's units.
         seed: of order, augmentation and mixing.
         run: where the state is kept; with ``label`` it names the stage.
         label: the stage's name.
+        rows: (n,) int64, of the images to train on; by default all. They are not copied where they need not be.
         labeler: if given, the values of a batch are ``labeler(augmented and mixed pixels)`` instead.
 
     Raises:
@@ -153,28 +157,29 @@ def fit(
     device = next(model.parameters()).device
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = model.to(memory_format=layout).train()
-    images, values = images.to(device), values.to(device)
+    stock, values = Stock(images, rows, device), values.to(device)
     optimizer = _make_optimizer(model, recipe)
     draws = generator(derive_seed("fit", seed), device)
     # With `steps`, a round is as many passes as fill whole batches, so that every step sees `batch` images.
-    passes = recipe.batch // gcd(recipe.batch, len(images)) if recipe.steps else 1
-    order = torch.arange(len(images), device=device).repeat(passes)
+    passes = recipe.batch // gcd(recipe.batch, len(stock)) if recipe.steps else 1
+    order = torch.arange(len(stock), device=device).repeat(passes)
     augment = _Augmentation(recipe, spec, seed)
     bounds = batch_bounds(len(order), recipe.batch)
-    total = recipe.total_steps(len(images))
+    total = recipe.total_steps(len(stock))
 
     for step in run.steps(label, total, State(model=model, optimizer=optimizer, draws=draws, order=order)):
         if step % len(bounds) == 0:
-            order.copy_(torch.cat([torch.randperm(len(images), generator=draws, device=device) for _ in range(passes)]))
+            order.copy_(torch.cat([torch.randperm(len(stock), generator=draws, device=device) for _ in range(passes)]))
+            stock.reorder()
         start, end = bounds[step % len(bounds)]
-        batch = order[start:end]
-        pixels, targets = augment(_as_float(images[batch]), values[batch], draws, step)
+        pixels = _as_float(stock.take(order, start, end))
+        pixels, targets = augment(pixels, values[order[start:end]], draws, step)
         pixels = pixels.contiguous(memory_format=layout)
         if labeler is not None:
             with torch.no_grad():
                 targets = labeler(pixels)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * recipe.lr_factor(step, len(images))
+            group["lr"] = recipe.lr * recipe.lr_factor(step, len(stock))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             logits = model(pixels)
         loss = objective(logits.float(), targets)

@@ -22,9 +22,12 @@ _AT_ONCE = 500
 
 
 def initial_pixels(
-    kind: Initialization, data: ImageData, count: int, *, teacher: Teacher, seed: int, device: torch.device
-) -> Tensor:
+    kind: Initialization, data: ImageData, count: int, *, teacher: Teacher, seed: int, device: torch.device,
+    rows: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Returns ``count`` images a class to begin with, float pixels (count, K, C, H, W) on ``device``.
+
+    Real images are taken from ``rows`` (n,) of the data, by default from all.
 
     ``real`` are the images of the random control of the same seed; ``noise`` is normal about the data's mean with its
     deviation, clipped; for ``mosaic`` see ``choose_mosaics``.
@@ -33,26 +36,29 @@ def initial_pixels(
         ConfigError: if a class has too few images.
     """
     spec = data.spec
+    rows = torch.arange(len(data)) if rows is None else rows
     if kind == "noise":
         shape = (count, spec.num_classes, *spec.image_shape)
         noise = torch.randn(shape, generator=generator(derive_seed("initial noise", seed)))
         mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (spec.mean, spec.std))
         return (noise * std + mean).clamp(0, 1).to(device)
     if kind == "real":
-        picked = sample_per_class(data.labels, count, spec.num_classes, seed)
+        picked = rows[sample_per_class(data.labels[rows], count, spec.num_classes, seed)]
         return data.images[picked].to(device).float() / 255
-    return choose_mosaics(data, count, teacher=teacher, seed=seed, device=device)
+    return choose_mosaics(data, rows, count, teacher=teacher, seed=seed, device=device)
 
 
 @torch.no_grad()
-def choose_mosaics(data: ImageData, count: int, *, teacher: Teacher, seed: int, device: torch.device) -> Tensor:
+def choose_mosaics(
+    data: ImageData, rows: Tensor, count: int, *, teacher: Teacher, seed: int, device: torch.device
+) -> Tensor:
     """Returns mosaics of the crops that a teacher finds easiest, easiest first, (count, K, C, H, W) in [0, 1].
 
-    Of up to 300 random images of a class five random resized crops each are judged, the one of least cross-entropy
-    stands for its image, and the best of those fill the mosaics in order: one whole crop for images up to 64 pixels, a
-    grid of 2 x 2 above (after RDED, arXiv 2312.03526, whose output CV-DD begins with, but its crops are square; the
-    authors' "medium" is not defined in any code). A class of few images is looked at whole and repeats its crops
-    only if it must.
+    Of up to 300 random images of a class in ``rows`` five random resized crops each are judged, the one of least
+    cross-entropy stands for its image, and the best of those fill the mosaics in order: one whole crop for images up to
+    64 pixels, a grid of 2 x 2 above (after RDED, arXiv 2312.03526, whose output CV-DD begins with, but its crops are
+    square; the authors' "medium" is not defined in any code). A class of few images is looked at whole and repeats its
+    crops only if it must.
     """
     spec = data.spec
     channels, height, width = spec.image_shape
@@ -61,7 +67,7 @@ def choose_mosaics(data: ImageData, count: int, *, teacher: Teacher, seed: int, 
     mosaics = []
     for label in range(spec.num_classes):
         draws = generator(derive_seed("mosaic", seed, label))
-        members = torch.nonzero(data.labels == label).flatten()
+        members = rows[data.labels[rows] == label]
         looked_at = members[torch.randperm(len(members), generator=draws)[:_LOOKED_AT]]
         images = data.images[looked_at].repeat_interleave(_CROPS, dim=0)
         crops = draw_crops(len(images), height, width, draws, smallest=0.08)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dd_bench.data.images import ImageData
 from dd_bench.environment import describe_device, library_versions
 from dd_bench.errors import ConfigError
 from dd_bench.files import locked
@@ -103,10 +104,10 @@ def _train(network_id: str, run_name: str, architecture: str, plan: TeacherPlan,
     with open_run(run_name) as run:
         one_hot = F.one_hot(labels[kept], spec.num_classes).float()
         fit(
-            model, task.images.images[kept], one_hot, recipe=plan.recipe, objective=cross_entropy, spec=spec, seed=seed,
-            run=run, label=f"teacher {architecture}",
+            model, task.images.images, one_hot, rows=kept, recipe=plan.recipe, objective=cross_entropy, spec=spec,
+            seed=seed, run=run, label=f"teacher {architecture}",
         )  # fmt: skip
-        top1 = accuracy(model, task.images.images[held_out], labels[held_out], task.device)
+        top1 = accuracy(model, task.images, held_out, task.device)
         save_network(
             model,
             NetworkFacts(
@@ -133,14 +134,14 @@ def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> float:
-    """Returns the top-1 in [0, 1] of a network on images (N, C, H, W) uint8; it is left in evaluation mode."""
+def accuracy(model: nn.Module, data: ImageData, rows: Tensor, device: torch.device) -> float:
+    """Returns the top-1 in [0, 1] of a network on some rows (n,) of the data; it is left in evaluation mode."""
     model.eval()
     hits = torch.zeros((), dtype=torch.int64, device=device)
-    at_once = images_at_once(500, images.shape[1:])
-    for pixels, truth in zip(torch.split(images, at_once), torch.split(labels, at_once), strict=True):
-        hits += (model(pixels.to(device).float() / 255).argmax(1) == truth.to(device)).sum()
-    return int(hits) / len(labels)
+    for part in torch.split(rows, images_at_once(500, data.spec.image_shape)):
+        pixels = data.images[part].to(device).float() / 255
+        hits += (model(pixels).argmax(1) == data.labels[part].to(device)).sum()
+    return int(hits) / len(rows)
 
 
 def scale_of(dataset: str) -> str:

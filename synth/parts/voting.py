@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 
-from dd_bench.data.images import ImageData
 from dd_bench.errors import ConfigError
 from dd_bench.files import home, locked, write_atomic
 from dd_bench.learn.losses import distillation
@@ -148,10 +147,11 @@ def _measure(
     """Returns the top-1 in % on the held-out images of a student of what voter ``index`` alone has shaped."""
     spec, seed = task.images.spec, derive_seed("prior", teachers.seed)
     kept, held_out = split_held_out(len(task.images), teachers.held_out, derive_seed("held out", teachers.seed))
-    data = ImageData(spec, task.images.images[kept], task.images.labels[kept], task.images.fingerprint)
     voter, first = networks[index], networks[0]
     name = f"prior of {voter.facts.architecture}"
-    begin = initial_pixels(plan.initialization, data, plan.ipc, teacher=first, seed=seed, device=task.device)
+    begin = initial_pixels(
+        plan.initialization, task.images, plan.ipc, teacher=first, seed=seed, device=task.device, rows=kept
+    )
     images = recover(
         begin, [voter], [(0,)] * plan.ipc, [[1.0]] * plan.ipc, recipe=plan.inversion, spec=spec, seed=seed, run=run,
         label=name,
@@ -167,5 +167,4 @@ def _measure(
         student.to(task.device), images, tape, lambda epoch, _: logits[epoch].to(task.device).float(),
         training=plan.training, objective=partial(distillation, temperature=20.0), run=run, label=f"{name}, student",
     )  # fmt: skip
-    held = task.images.images[held_out], task.images.labels[held_out]
-    return 100 * accuracy(student, *held, task.device)
+    return 100 * accuracy(student, task.images, held_out, task.device)

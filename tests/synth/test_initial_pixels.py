@@ -49,10 +49,13 @@ def data_of(counts: list[int], shape: tuple[int, int, int], **facts: tuple[float
     return ImageData(replace(spec, **facts), images, labels, "ab" * 32)  # type: ignore[arg-type]
 
 
-def begin(kind: Initialization, data: ImageData, count: int, *, judge: Judge | None = None, seed: int = 0) -> Tensor:
+def begin(
+    kind: Initialization, data: ImageData, count: int, *, judge: Judge | None = None, seed: int = 0,
+    rows: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     judge = judge or Judge(data.images[0].numel(), data.spec.num_classes)
     teacher = Teacher(judge, None)  # type: ignore[arg-type]
-    return initial_pixels(kind, data, count, teacher=teacher, seed=seed, device=CPU)
+    return initial_pixels(kind, data, count, teacher=teacher, seed=seed, device=CPU, rows=rows)
 
 
 SMALL = data_of([9, 7, 8], (2, 6, 5))
@@ -204,3 +207,11 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_mosaics_begin_as_fewer_do() -> None:
     assert begin("mosaic", SMALL, 5)[:2].equal(begin("mosaic", SMALL, 2))
+
+
+@pytest.mark.parametrize("kind", ["real", "mosaic"])
+def test_rows_are_all_there_is(kind: Initialization) -> None:
+    kept = torch.tensor([row for row in range(len(SMALL)) if row % 4])
+    part = ImageData(SMALL.spec, SMALL.images[kept], SMALL.labels[kept], SMALL.fingerprint)
+    assert begin(kind, SMALL, 3, rows=kept).equal(begin(kind, part, 3))
+    assert not begin(kind, SMALL, 3).equal(begin(kind, part, 3))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dd_bench.data.images import ImageData
+from dd_bench.data.specs import DatasetSpec
 from dd_bench.environment import library_versions
 from dd_bench.errors import ConfigError, InvalidSetError, UnknownNameError
 from dd_bench.files import sha256_file
@@ -34,7 +35,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     fit = module.fit
 
     def spy(model: nn.Module, images: Tensor, values: Tensor, **settings: Any) -> None:
-        calls.append(SimpleNamespace(images=images, values=values, **settings))
+        calls.append(SimpleNamespace(images=images[settings["rows"]], values=values, **settings))
         fit(model, images, values, **settings)
 
     monkeypatch.setattr(module, "fit", spy)
@@ -126,11 +127,15 @@ def test_accuracy_looks_at_fewer_large_images_at_once() -> None:
 
     images, labels = torch.zeros(130, 2, 128, 128, dtype=torch.uint8), torch.zeros(130, dtype=torch.int64)
     images[:65, 1] = 255
-    assert accuracy(Watched(), images, labels, torch.device("cpu")) == 0.5
+    spec = DatasetSpec("large", (2, 128, 128), 2, (0.5,) * 2, (0.5,) * 2, False, ("a", "b"))
+    rows, cpu = torch.arange(130), torch.device("cpu")
+    assert accuracy(Watched(), ImageData(spec, images, labels, ""), rows, cpu) == 0.5
     assert seen == [125, 5]
-    images = images[:, :, :8, :8]
-    assert accuracy(Watched(), images, labels, torch.device("cpu")) == 0.5
-    assert seen == [125, 5, 130]
+    assert accuracy(Watched(), ImageData(spec, images, labels, ""), rows[:65], cpu) == 0
+    assert seen == [125, 5, 65]
+    spec, images = replace(spec, image_shape=(2, 8, 8)), images[:, :, :8, :8]
+    assert accuracy(Watched(), ImageData(spec, images, labels, ""), rows, cpu) == 0.5
+    assert seen == [125, 5, 65, 130]
 
 
 def test_seeds_of_training(plan: TeacherPlan, task: Task, fits: list[SimpleNamespace]) -> None:
