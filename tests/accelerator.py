@@ -1,8 +1,9 @@
 """An accelerator where there is none: tensors that compute on the CPU and claim to lie elsewhere.
 
 Inside ``accelerator()`` the device ``meta`` computes. What CUDA would refuse is refused there: operations on tensors of
-two devices, and generators of another device than what they draw. What would make the host wait for CUDA is noted.
-That is less than a GPU – no kernel of one runs – but nearly all that code written without one gets wrong.
+two devices, generators of another device than what they draw, and, where deterministic algorithms are asked for, those
+that have no such form. What would make the host wait for CUDA is noted. That is less than a GPU – no kernel of one runs
+– but nearly all that code written without one gets wrong.
 
 ``meta`` has no storage of its own in torch, takes part in autograd on the calling thread, and needs no driver.
 """
@@ -36,12 +37,26 @@ _READING = (  # their result's size or fate depends on values
     _ATEN.is_nonzero.default, _ATEN._linalg_check_errors.default, _ATEN._unique2.default, _ATEN.bincount.default,
     _ATEN.repeat_interleave.Tensor,
 )  # fmt: skip
+_UNORDERED = {  # have no deterministic form on CUDA (torch.use_deterministic_algorithms), or none for some arguments
+    f"aten::{name}" for name in (
+        "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward",
+        "adaptive_max_pool3d_backward", "avg_pool3d_backward", "fractional_max_pool2d_backward",
+        "fractional_max_pool3d_backward", "max_pool3d_with_indices_backward", "max_unpool2d", "max_unpool3d",
+        "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward",
+        "upsample_trilinear3d_backward", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward",
+        "reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward",
+        "replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward", "nll_loss2d_forward",
+        "nll_loss2d_backward", "_ctc_loss", "_ctc_loss_backward", "put_", "histc", "kthvalue", "median",
+        "grid_sampler_2d_backward", "grid_sampler_3d_backward", "cumsum", "index_reduce", "scatter_reduce",
+    )
+}  # fmt: skip
 
 
 class Distant(Tensor):
     """A tensor of the accelerator."""
 
     near: Tensor
+    is_cuda = True  # for our code; torch's own looks at the device
 
     @staticmethod
     def __new__(cls, near: Tensor) -> Self:
@@ -114,6 +129,8 @@ def _compute(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
     distant = [isinstance(tensor, Distant) for tensor in tensors]
     if operation not in _MOVING and any(distant) and not all(distant):
         _refuse_mixture(operation, tensors)
+    if any(distant) and operation._schema.name in _UNORDERED and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(f"{operation} does not have a deterministic implementation")
     goal = kwargs.get("device")
     there = any(distant) if goal is None else torch.device(goal) == DEVICE
     if operation is _ATEN.copy_.default:

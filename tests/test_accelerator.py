@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dd_bench.environment import compute_deterministically
 from dd_bench.learn.dsa import DSA
 from dd_bench.learn.losses import cross_entropy
 from dd_bench.learn.training import TrainingRecipe, fit
@@ -48,6 +49,69 @@ def steps_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
         yield waits
 
 
+def test_it_computes() -> None:
+    with accelerator() as waits:
+        x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], device=DEVICE).requires_grad_()
+        y = (x @ x).square().sum()
+        (slope,) = torch.autograd.grad(y, x, create_graph=True)
+        (curve,) = torch.autograd.grad(slope.sum(), x)
+        assert x.device == slope.device == curve.device == DEVICE
+        assert not waits.places
+        there = [part.detach().cpu() for part in (y, slope, curve)]
+    z = x.detach().near.requires_grad_()  # type: ignore[attr-defined]
+    y = (z @ z).square().sum()
+    (slope,) = torch.autograd.grad(y, z, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), z)
+    assert all(a.equal(b) for a, b in zip(there, (y, slope, curve), strict=True))
+
+
+def test_it_refuses_mixtures() -> None:
+    with accelerator():
+        here, there = torch.ones(2), torch.ones(2, device=DEVICE)
+        for mix in (lambda: here + there, lambda: torch.cat([here, there]), lambda: here[there.long()],
+                    lambda: F.linear(there, here[None]), lambda: here.index_add_(0, there.long(), there)):  # fmt: skip
+            with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+                mix()
+        assert (there + torch.tensor(1.0)).tolist() == [2, 2]  # scalars may
+        assert there[torch.tensor([0])].tolist() == [1]  # and indices
+        for draws, device in ((generator(0), DEVICE), (generator(0, DEVICE), "cpu")):
+            with pytest.raises(RuntimeError, match="device type for generator"):
+                torch.rand(2, generator=draws, device=device)
+
+
+def test_it_notes_what_waits() -> None:
+    with accelerator() as waits:
+        there = torch.ones(3, device=DEVICE)
+        for look in (lambda: float(there[0]), there.cpu, lambda: there[there > 0], there.nonzero, there.tolist,
+                     lambda: torch.zeros(3).copy_(there), lambda: bool(there.any())):  # fmt: skip
+            waits.places.clear()
+            look()
+            assert waits.places, look
+        waits.places.clear()
+        there[torch.tensor([1])] = 2.0
+        there.copy_(torch.ones(3))
+        torch.where(there > 0, there, 0).sum()
+        assert not waits.places
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """``--deterministic``, for one test."""
+    compute_deterministically()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_it_refuses_what_has_no_order() -> None:
+    with accelerator():
+        pixels = torch.ones(1, 1, 4, 4, device=DEVICE, requires_grad=True)
+        with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+            F.adaptive_avg_pool2d(pixels, 2).sum().backward()
+
+
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("name", SCENES)
 def test_every_method_and_its_judgement(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,6 +140,7 @@ def test_every_method_and_its_judgement(
     {"augment": "crop-flip", "mix": "mixup", "channels_last": True},
     {"augment": "crop-flip", "mix": "cutmix", "optimizer": "adamw"},
 ])  # fmt: skip
+@pytest.mark.usefixtures("deterministic")
 def test_training(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an accelerator learns from the same draws is what the CPU learns."""
     images, labels = draw_blobs(8, seed=0)
@@ -96,9 +161,12 @@ def test_training(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
     assert not +waits.places
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
-def test_network(family: str) -> None:
-    spec = spec_of("squares", (3, 64, 64), 10)
+@pytest.mark.parametrize("side", [64, 80])
+def test_network(family: str, side: int) -> None:
+    """Small and large images have different networks."""
+    spec = spec_of("squares", (3, side, side), 10)
     pixels = torch.rand(2, *spec.image_shape, generator=generator(0))
     network = build(f"{family}-x0.0625", spec)
     expected = network(pixels).mean().detach()
@@ -111,6 +179,7 @@ def test_network(family: str) -> None:
         assert all(part.grad is not None for part in there.parameters() if part.requires_grad)
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("method", ["adjoint", "unrolled", "tesla"])
 def test_trajectory_gradient(method: Method) -> None:
     with accelerator() as waits:
