@@ -41,7 +41,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dd_bench.data.names import plain_name
 from dd_bench.errors import ConfigError
 from dd_bench.learn.training import TrainingRecipe
 from dd_bench.models import Architecture
@@ -53,8 +52,9 @@ from synth.parts.initial_pixels import Initialization, initial_pixels
 from synth.parts.inversion import InversionRecipe
 from synth.parts.recovery import recover
 from synth.parts.remembered import remember
+from synth.parts.scales import preset_for
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan, label_by_tape
-from synth.parts.teachers import PLANS, Teacher, TeacherPlan, obtain_teachers, scale_of
+from synth.parts.teachers import PLANS, Teacher, TeacherPlan, obtain_teachers
 from synth.parts.voting import Committees, Schedule, Weighting, draw_committees, measure_priors, slot_weights
 
 
@@ -101,12 +101,8 @@ class CommitteeVoting:
 
     @staticmethod
     def preset_for(dataset: str) -> str:
-        """Returns ``published`` for whole data sets, ``small`` for a subset, ``digits`` for digits.
-
-        Data sets for which nothing was published get the settings of CIFAR-10.
-        """
-        scale = scale_of(dataset)
-        return scale if scale != "published" or plain_name(dataset) in PUBLISHED else "published-cifar10"
+        """Returns the published preset for a whole data set, ``small`` for a subset, ``digits`` for digits."""
+        return preset_for(dataset, PUBLISHED)
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
         """Returns the recovered images, uint8, and labels of a tape over them.

@@ -18,9 +18,10 @@ from dd_bench.targets import HardLabels
 from synth.base import ControlPlan, Distilled, Synthesizer, Task
 from synth.parts.real_images import Labelling, with_targets
 from synth.parts.sampling import sample_images, sample_per_class
+from synth.parts.scales import scale_of
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan
 from synth.parts.target_model import TARGETS, TargetPlan, obtain_target
-from synth.parts.teachers import PLANS, TeacherPlan, scale_of
+from synth.parts.teachers import PLANS, TeacherPlan
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,9 @@ from synth.parts.inversion import InversionRecipe, SharedOffsets, Voter, invert
 from synth.parts.labeler import label_images
 from synth.parts.remembered import remember
 from synth.parts.sampling import sample_per_class
+from synth.parts.scales import scale_of
 from synth.parts.tape_labels import TAPE_PLANS, TapePlan, label_by_tape
-from synth.parts.teachers import PLANS, Teacher, TeacherPlan, obtain_teachers, scale_of
+from synth.parts.teachers import PLANS, Teacher, TeacherPlan, obtain_teachers
 
 _IMAGES_AT_ONCE = 1000  # groups of K images share forward passes up to this many, which bounds the memory
 

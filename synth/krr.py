@@ -50,8 +50,8 @@ from synth.parts.real_batches import Augment, RealBatches
 from synth.parts.remembered import remember
 from synth.parts.ridge import predict, with_bias
 from synth.parts.sampling import sample_images
+from synth.parts.scales import scale_of
 from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
-from synth.parts.teachers import scale_of
 
 _IMAGES_AT_ONCE = 500  # synthetic images whose activations are held together; more are computed twice
 

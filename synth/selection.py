@@ -24,10 +24,11 @@ from synth.base import ControlPlan, Distilled, Synthesizer, Task, random_control
 from synth.parts.embeddings import embed_training
 from synth.parts.real_images import Labelling, with_targets
 from synth.parts.sampling import require_enough, sample_images
+from synth.parts.scales import scale_of
 from synth.parts.subsets import farthest_points, herd, nearest_to_centres
 from synth.parts.tape_labels import TAPE_PLANS
 from synth.parts.target_model import TARGETS, TargetPlan, obtain_target
-from synth.parts.teachers import PLANS, TeacherPlan, scale_of
+from synth.parts.teachers import PLANS, TeacherPlan
 from synth.parts.tree_features import tree_features
 
 _HARD = Labelling()

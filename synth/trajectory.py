@@ -41,7 +41,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dd_bench.data.names import plain_name
 from dd_bench.errors import ConfigError
 from dd_bench.learn.dsa import DSA
 from dd_bench.learn.losses import cross_entropy
@@ -57,7 +56,7 @@ from synth.parts.guarded import GuardedDescent
 from synth.parts.inner import FlatNetwork, InnerTraining, ReplayedDSA, Waypoint, space_waypoints
 from synth.parts.representatives import choose_representatives
 from synth.parts.sampling import sample_per_class
-from synth.parts.teachers import scale_of
+from synth.parts.scales import preset_for
 from synth.parts.trajectory_settings import AST_SETTINGS, EXPERTS, MTT_SETTINGS, PUBLISHED
 from synth.parts.unroll import Method, trajectory_gradient
 
@@ -134,12 +133,8 @@ class TrajectoryMatching:
 
     @staticmethod
     def preset_for(dataset: str) -> str:
-        """Returns ``published`` for whole data sets, ``small`` for a subset, ``digits`` for digits.
-
-        Data sets for which nothing was published get the settings of CIFAR-10.
-        """
-        scale = scale_of(dataset)
-        return scale if scale != "published" or plain_name(dataset) in PUBLISHED else "published-cifar10"
+        """Returns the published preset for a whole data set, ``small`` for a subset, ``digits`` for digits."""
+        return preset_for(dataset, PUBLISHED)
 
     def synthesize(self, task: Task, run: Run) -> Distilled:
         """Returns the last images whose loss was measured and accepted, their classes, and the step size of then.

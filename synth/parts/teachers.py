@@ -144,13 +144,6 @@ def accuracy(model: nn.Module, data: ImageData, rows: Tensor, device: torch.devi
     return int(hits) / len(rows)
 
 
-def scale_of(dataset: str) -> str:
-    """Returns the scale a data set's presets are made for: ``digits``, ``small`` (a subset), or ``published``."""
-    if dataset.startswith("digits"):
-        return "digits"
-    return "small" if "@" in dataset else "published"
-
-
 # The plan "published" follows the companion repository of INFER (AngusDujw/Diversity-Driven-Synthesis,
 # pretrain/squeeze_cifar100.py): SGD 0.1, cosine over 200 epochs, batch 128, weight decay 5e-4. The others are ours, for
 # a CPU: narrow nets, few epochs.

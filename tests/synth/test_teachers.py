@@ -22,7 +22,8 @@ from dd_bench.seeding import derive_seed
 from dd_bench.settings import as_settings
 from synth.base import Task
 from synth.parts import teachers as module
-from synth.parts.teachers import PLANS, TeacherPlan, accuracy, obtain_teachers, scale_of, split_held_out
+from synth.parts.scales import scale_of
+from synth.parts.teachers import PLANS, TeacherPlan, accuracy, obtain_teachers, split_held_out
 from tests.conftest import Interrupt, at
 
 Names = Callable[[TeacherPlan, Task], list[str]]
