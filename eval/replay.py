@@ -76,6 +76,6 @@ def recorded(labels: TapedLabels | ThinLabels, num_classes: int, temperature: fl
 
 def _read(labels: TapedLabels | ThinLabels, num_classes: int) -> Lessons:
     def lesson(number: int, epoch: Epoch) -> Tensor:
-        return labels.epoch(number, num_classes).to(epoch.order.device)
+        return labels.epoch(number, num_classes).to(epoch.order.device, non_blocking=True)
 
     return lesson

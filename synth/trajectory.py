@@ -247,7 +247,7 @@ def perturb(network: FlatNetwork, theta: Tensor, size: float, draws: torch.Gener
     pieces = []
     for piece in network.unflatten(theta).values():
         if piece.ndim == 4:
-            noise = torch.randn(piece.shape, generator=draws).to(piece)
+            noise = torch.randn(piece.shape, generator=draws).to(piece, non_blocking=True)
             piece = piece + size * noise / noise.norm() * piece
         pieces.append(piece.flatten())
     return torch.cat(pieces)

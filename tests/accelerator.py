@@ -137,8 +137,12 @@ def _compute(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
         there = distant[0]
     if any(distant) and (operation in _READING or (operation in _MOVING and not there)):
         _waits.add(operation._schema.name)
+    if operation in _MOVING and there and not distant[-1] and not kwargs.get("non_blocking", args[2:] == (True,)):
+        _waits.add(f"{operation._schema.name} to the accelerator")
     if any(distant) and operation in _TAKING_INDICES and any(_masks(args[1])):
         _waits.add(f"{operation._schema.name} by a mask")
+    if any(distant) and operation in _TAKING_INDICES and not all(distant[: len(tree_leaves(args[1])) + 1]):
+        _waits.add(f"{operation._schema.name} by indices of the CPU")
     here, ours = tree_map_only(Distant, lambda tensor: tensor.near, (args, kwargs))
     if goal is not None:
         ours["device"] = torch.device("cpu")

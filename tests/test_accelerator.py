@@ -24,11 +24,14 @@ from tests.conftest import BLOBS, draw_blobs
 from tests.faults.scenes import SCENES, STUDENTS, left_by, play, play_in_pieces
 from tests.models.conftest import IMAGE_FAMILIES, spec_of
 
-# Where a step may wait, and how often it does in the contract's small work: once an epoch, or now and then
+# Where a step may wait, and how often it does in the contract's small work
 LOOKS = Counter({
     "expert_training.py train_expert: aten::copy_": 8,  # a checkpoint and a move, for two epochs of two experts
     "guarded.py check: aten::_local_scalar_dense": 2,  # whether the images are lost, at the end
     "label_book.py write: aten::_to_copy": 6,  # an epoch's labels, for two epochs of three books
+    "dsa.py _statistics: aten::_to_copy to the accelerator": 2,  # mean and deviation, once a process
+    # kornia picks on the CPU which images it changes and how: four times a view, two views a step, three steps
+    "barlow_twins.py forward: aten::_to_copy to the accelerator": 24,
 })  # fmt: skip
 
 
@@ -56,7 +59,7 @@ def test_it_computes() -> None:
         (slope,) = torch.autograd.grad(y, x, create_graph=True)
         (curve,) = torch.autograd.grad(slope.sum(), x)
         assert x.device == slope.device == curve.device == DEVICE
-        assert not waits.places
+        assert waits.places == {"tests: aten::_to_copy to the accelerator": 1}
         there = [part.detach().cpu() for part in (y, slope, curve)]
     z = x.detach().near.requires_grad_()  # type: ignore[attr-defined]
     y = (z @ z).square().sum()
@@ -83,14 +86,16 @@ def test_it_notes_what_waits() -> None:
     with accelerator() as waits:
         there = torch.ones(3, device=DEVICE)
         for look in (lambda: float(there[0]), there.cpu, lambda: there[there > 0], there.nonzero, there.tolist,
-                     lambda: torch.zeros(3).copy_(there), lambda: bool(there.any())):  # fmt: skip
+                     lambda: torch.zeros(3).copy_(there), lambda: bool(there.any()), lambda: torch.ones(3).to(DEVICE),
+                     lambda: there.copy_(torch.ones(3)), lambda: torch.tensor([1.0], device=DEVICE),
+                     lambda: there[torch.tensor([1])]):  # fmt: skip
             waits.places.clear()
             look()
             assert waits.places, look
         waits.places.clear()
-        there[torch.tensor([1])] = 2.0
-        there.copy_(torch.ones(3))
-        torch.where(there > 0, there, 0).sum()
+        there.copy_(torch.ones(3), non_blocking=True)
+        torch.ones(3).to(DEVICE, non_blocking=True)
+        torch.where(there > 0, there, 0).sum().add_(torch.tensor(1.0))
         assert not waits.places
 
 
@@ -158,7 +163,7 @@ def test_training(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
     with steps_watched(monkeypatch) as waits:
         found = learn(DEVICE)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-    assert not +waits.places
+    assert waits.places <= LOOKS
 
 
 @pytest.mark.usefixtures("deterministic")
@@ -171,8 +176,9 @@ def test_network(family: str, side: int) -> None:
     network = build(f"{family}-x0.0625", spec)
     expected = network(pixels).mean().detach()
     with accelerator() as waits:
-        there = network.to(DEVICE)
-        found = there(pixels.to(DEVICE)).mean()
+        there, pixels = network.to(DEVICE), pixels.to(DEVICE)
+        waits.places.clear()
+        found = there(pixels).mean()
         found.backward()
         assert not waits.places
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
@@ -189,10 +195,12 @@ def test_trajectory_gradient(method: Method) -> None:
         images = torch.rand(6, *BLOBS.image_shape, generator=draws, device=DEVICE)
         batches = (torch.tensor([0, 3, 5], device=DEVICE), None, torch.tensor([1, 2], device=DEVICE)) * 5
         inner = InnerTraining(network, batches, momentum=0.9, augment=ReplayedDSA(DSA(BLOBS), 0))
+        labels, rate = torch.eye(3, device=DEVICE).repeat(2, 1), torch.tensor(0.01, device=DEVICE)
+        waits.places.clear()
         found = trajectory_gradient(
-            inner, start, space_waypoints([start + 1, start - 1], len(batches)), images=images,
-            labels=torch.eye(3, device=DEVICE).repeat(2, 1), rate=torch.tensor(0.01, device=DEVICE), method=method,
+            inner, start, space_waypoints([start + 1, start - 1], len(batches)), images=images, labels=labels,
+            rate=rate, method=method,
         )  # fmt: skip
-        assert not waits.places
+        assert waits.places <= LOOKS
         assert found.images.device == DEVICE
         assert bool(found.sound)

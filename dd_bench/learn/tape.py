@@ -90,7 +90,10 @@ class Epoch:
     def of(cls, tape: Tape, epoch: int, device: torch.device) -> "Epoch":
         """Returns epoch ``epoch`` of ``tape``; a tape that is over begins again."""
         at = epoch % tape.epochs
-        parts = (part[at].to(device) for part in (tape.order, tape.crops, tape.flips, tape.partners, tape.boxes))
+        parts = (
+            part[at].to(device, non_blocking=True)
+            for part in (tape.order, tape.crops, tape.flips, tape.partners, tape.boxes)
+        )
         order, crops, flips, partners, boxes = parts
         return cls(order.long(), crops.long(), flips, partners.long(), boxes.long(), tape.ranges())
 

@@ -38,18 +38,20 @@ def sample_by_index(x: Tensor, grid: Tensor, *, align_corners: bool) -> Tensor:
         align_corners: as in ``warp``.
     """
     count, channels, height, width = x.shape
-    sides = torch.tensor([width, height], device=x.device, dtype=x.dtype)
-    places = (grid + 1) / 2 * (sides - 1) if align_corners else ((grid + 1) * sides - 1) / 2
-    corner = places.floor()
-    far = places - corner  # how much of the neighbour to the right and below
+    places = [
+        (place + 1) / 2 * (side - 1) if align_corners else ((place + 1) * side - 1) / 2
+        for place, side in zip(grid.unbind(-1), (width, height), strict=True)
+    ]
+    corner = [place.floor() for place in places]
+    far = [place - near for place, near in zip(places, corner, strict=True)]  # how much of the next neighbour
     pixels = x.flatten(2)
     images = torch.arange(count, device=x.device)[:, None, None]
     planes = torch.arange(channels, device=x.device)[:, None]
     total = x.new_zeros(())
     for right in (0, 1):
         for down in (0, 1):
-            column, row = (corner[..., 0] + right).long(), (corner[..., 1] + down).long()
-            weight = (far[..., 0] if right else 1 - far[..., 0]) * (far[..., 1] if down else 1 - far[..., 1])
+            column, row = (corner[0] + right).long(), (corner[1] + down).long()
+            weight = (far[0] if right else 1 - far[0]) * (far[1] if down else 1 - far[1])
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten(1)  # (N or 1, H' W')
             total = total + pixels[images, planes, index[:, None]] * (weight * inside).flatten(1)[:, None]

@@ -87,9 +87,9 @@ class Distortion(nn.Module):
         """Returns pixels (N, C, H, W) in [0, 1], distorted by draws of ``seed``; all draws are made on the CPU."""
         draws = generator(derive_seed("view", seed))
         count, _, height, width = pixels.shape
-        crops = draw_crops(count, height, width, draws, smallest=self._smallest).to(pixels.device)
+        crops = draw_crops(count, height, width, draws, smallest=self._smallest).to(pixels.device, non_blocking=True)
         flips = torch.rand(count, generator=draws) < 0.5 if self._mirror else None
-        view = resize_crops(pixels, crops, None if flips is None else flips.to(pixels.device))
+        view = resize_crops(pixels, crops, None if flips is None else flips.to(pixels.device, non_blocking=True))
         with seeded(derive_seed("colours", seed)):  # kornia takes no generator
             return self._colours(view)  # type: ignore[no-any-return]
 

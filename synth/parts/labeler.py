@@ -38,7 +38,7 @@ def label_images(images: Tensor, teachers: Sequence[nn.Module], *, device: torch
     classes = teachers[0](batches[0][:1].to(device)).shape[1]
     logits = torch.zeros(len(images), classes, device=device)
     for step in run.steps("labels", len(batches), State(logits=logits)):
-        pixels = batches[step].to(device)
+        pixels = batches[step].to(device, non_blocking=True)
         start = step * _BATCH
         logits[start : start + len(pixels)] = torch.stack([teacher(pixels) for teacher in teachers]).mean(0)
     return logits.cpu()

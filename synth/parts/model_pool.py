@@ -129,7 +129,7 @@ class ModelPool:
     def _fresh(self, slot: int) -> Classifier:
         with seeded(derive_seed("pool", self._seed, slot, self._births[slot])):
             network = self._make()
-        return network.to(self._device).to(memory_format=convolution_layout(self._device))
+        return network.to(self._device, non_blocking=True).to(memory_format=convolution_layout(self._device))
 
     def _optimizer(self, network: Classifier) -> torch.optim.Optimizer:
         recipe = self.recipe

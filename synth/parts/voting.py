@@ -164,7 +164,8 @@ def _measure(
     with seeded(derive_seed("prior student", teachers.seed)):
         student = build(first.facts.architecture, spec)
     fit_tape(
-        student.to(task.device), images, tape, lambda epoch, _: logits[epoch].to(task.device).float(),
-        training=plan.training, objective=partial(distillation, temperature=20.0), run=run, label=f"{name}, student",
+        student.to(task.device), images, tape,
+        lambda epoch, _: logits[epoch].to(task.device, non_blocking=True).float(), training=plan.training,
+        objective=partial(distillation, temperature=20.0), run=run, label=f"{name}, student",
     )  # fmt: skip
     return 100 * accuracy(student, task.images, held_out, task.device)
