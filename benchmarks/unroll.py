@@ -41,7 +41,7 @@ _MIB = 2**20
 @click.option("--arch", default="convnet3-x0.25", show_default=True)
 @click.option("--images", default=10, show_default=True, help="All of them in every inner step.")
 @click.option("--momentum", default=0.9, show_default=True)
-@click.option("--repeat", default=3, show_default=True, help="Iterations of which the fastest counts.")
+@click.option("--repeat", default=10, show_default=True, help="Iterations of which the fastest counts.")
 def main(steps: tuple[int, ...], device: str, arch: str, images: int, momentum: float, repeat: int) -> None:
     """Times the three gradients at N in STEPS, by default 10 20 40 80."""
     console, place = Console(highlight=False), choose_device(device)
