@@ -40,10 +40,13 @@ def open_run(name: str, *, mirror: Mirror | MirrorPart | None = None) -> Iterato
 
 
 def drop_run(name: str) -> None:
-    """Removes a run whose work is stored: its process was killed after storing it, and before the run could go."""
+    """Removes a run whose work is stored: its process was killed after storing it, and before the run could go.
+
+    A process that is at it is about to remove it, or to be killed: it is given a second.
+    """
     run = Run(home() / "runs" / name)
     if run.folder.exists():
-        with suppress(BusyError), locked(lock_of_run(name), wait_seconds=0):
+        with suppress(BusyError), locked(lock_of_run(name), wait_seconds=1):
             run.discard(reports=home() / "reports")
 
 

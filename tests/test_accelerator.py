@@ -121,7 +121,7 @@ def test_it_refuses_what_has_no_order() -> None:
 def test_every_method_and_its_judgement(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in every step it leaves there, too, what it leaves undisturbed."""
+    """Stopped in every stage it leaves there, too, what it leaves undisturbed."""
     scene, straight, in_pieces = SCENES[name], tmp_path / "straight", tmp_path / "pieces"
     data = request.getfixturevalue(f"{scene.dataset}_dir")
     monkeypatch.setenv("DDBENCH_HOME", str(straight / "home"))

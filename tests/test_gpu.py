@@ -1,4 +1,4 @@
-"""Every method on a GPU with deterministic algorithms: twice, once killed in every step, the same bytes and scores."""
+"""Every method on a GPU with deterministic algorithms: twice, once stopped in every stage, the same bytes."""
 
 import multiprocessing
 import os

@@ -57,7 +57,7 @@ def test_offline_runs_land_on_disk(tmp_path: Path) -> None:
     done = wandb_process(OFFLINE, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (written,) = (tmp_path / "new" / "runs" / "wandb").glob("offline-run-*/run-*.wandb")
-    run = WandbFile(written)
+    run = WandbFile.finished(written)
     assert run.about == {"name": "the name", "project": "ddbench", "group": "3f9a77", "job": "synth"}
     assert {name: run.config[name] for name in ("lr", "path", "settings")} == {
         "lr": 0.0625, "path": "x", "settings": {"steps": [1, 2]},
@@ -146,7 +146,7 @@ def test_a_run_that_fails_is_one_that_failed(tmp_path: Path) -> None:
     done = wandb_process(FAILED, tmp_path)
     assert done.stderr == "diverged\n"
     (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    assert WandbFile(written).exit_code == 1
+    assert WandbFile.finished(written).exit_code == 1
 
 
 NO_ACCOUNT = """

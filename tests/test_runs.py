@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_a_run_that_outlived_its_work_is_dropped() -> None:
     with other_process_at("other"):  # whoever is at it has other plans
         drop_run("other")
         assert [one.folder.name for one in list_runs()] == ["other"]
+
+
+def test_a_run_whose_process_is_about_to_be_killed_is_dropped() -> None:
+    save_stage("stored", "a", 3, 3)
+    with other_process_at("stored") as process:
+        killing = threading.Timer(0.2, process.kill)
+        killing.start()
+        drop_run("stored")
+        killing.join()
+        assert not list_runs()
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_wandb_offline(ddbench: Command, monkeypatch: pytest.MonkeyPatch) -> Non
     answer = ddbench(*TINY_RANDOM, "--wandb", "offline")
     assert answer.code == 0
     (written,) = home().glob("wandb/wandb/offline-run-*/*.wandb")
-    run, stored = WandbFile(written), Store().find(answer.set_id)
+    run, stored = WandbFile.finished(written), Store().find(answer.set_id)
     assert run.about == {
         "name": "synth random digits@20/10 ipc2 seed0", "project": "ddbench", "group": stored.id, "job": "synth"
     }  # fmt: skip

@@ -101,10 +101,10 @@ def play(scene: Scene, folder: Path, data_dir: Path, device: torch.device = _CPU
 
 
 def play_in_pieces(scene: Scene, folder: Path, data_dir: Path, device: torch.device) -> None:
-    """Plays a scene as one process after the other, each stopped in its first step, until nothing is left to do."""
+    """Plays a scene as one process after the other, each stopped in a stage's first step, until nothing is left."""
     done = False
     while not done:
-        with stopped(lambda *_: True, must=False):
+        with stopped(lambda _, step: step == 0, must=False):
             play(scene, folder, data_dir, device)
             done = True
 

@@ -2,13 +2,16 @@
 
 import json
 import struct
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from wandb.proto import wandb_internal_pb2
 
 _BLOCK, _HEAD = 32_768, 7
 _WHOLE, _LAST = 1, 4
+_PATIENCE = 30.0  # seconds
 
 
 class WandbFile:
@@ -36,6 +39,17 @@ class WandbFile:
             record = wandb_internal_pb2.Record()
             record.ParseFromString(content)
             self._take(record)
+
+    @classmethod
+    def finished(cls, path: Path) -> Self:
+        """Returns what is in the file once its run has ended: wandb's own process writes it, and may be late."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(AssertionError):  # the end of the file is under way
+                if (run := cls(path)).exit_code is not None:
+                    return run
+            time.sleep(0.1)
+        return cls(path)
 
     def _take(self, record: Any) -> None:
         match record.WhichOneof("record_type"):
