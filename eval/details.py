@@ -48,7 +48,7 @@ def _exact(row: Row, names: Mapping[str, str]) -> dict[str, str]:
         "recipe": code(row.recipe),
         "instances": f"{largest.images:,}",
         "bytes of the set": f"{' + '.join(parts)} = {sum(largest.bytes.values()):,}",
-        "bytes of teachers": f"{max(record.teacher_bytes for _, record in row.links):,}",
+        "bytes of teachers": f"{row.teacher_bytes:,}",
         "steps": span(student.steps for _, record in row.links for student in record.students),
         "other metrics": ", ".join(f"{escape(name)} {mean:.3f}" for name, mean in means.items()),
         "teachers": " ".join(code(one) for one in sorted({one for group in row.teachers for one in group})),

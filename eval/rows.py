@@ -47,6 +47,16 @@ class Row:
         return self.links[0][1].set.images
 
     @property
+    def bytes(self) -> int:
+        """The size of the largest set's tensors file; 0 for a baseline that needs no data."""
+        return max(sum(record.set.bytes.values()) for _, record in self.links)
+
+    @property
+    def teacher_bytes(self) -> int:
+        """The size of the teachers that students need while they train."""
+        return max(record.teacher_bytes for _, record in self.links)
+
+    @property
     def recipe(self) -> str:
         """The id of everything that made the sets but their seeds."""
         return self.links[0][1].set.recipe

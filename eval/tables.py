@@ -1,7 +1,6 @@
 """A section of a board as markdown: its tables, the notes below them, and the details a sceptic opens."""
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from eval.details import details
 from eval.frames import decisive
 from eval.machines import letters, makers, marks, trainers
 from eval.markdown import chance, code, escape, phrase, points, seconds, size, span, table
+from eval.names import entry_names, heading
 from eval.notes import notes
 from eval.probe_tables import probe_table
 from eval.rows import Row
@@ -27,10 +27,11 @@ _LABEL_USE = {
 }
 
 
-def section_markdown(section: Section, folder: Path) -> str:
-    """Returns the section as markdown for a page in ``folder``, from which the links to the records go."""
+def section_markdown(section: Section, folder: Path, picture: str) -> str:
+    """Returns the section as markdown for a page in ``folder``, from which links go to the records and ``picture``."""
     names = entry_names(section)
-    blocks = [f"## {escape(heading(section))}", _protocol(section), table(_board(section, names, folder))]
+    shown = f"![Scores with 95 % intervals, beside random]({quote(picture, safe='/@=,+')})"
+    blocks = [f"## {escape(heading(section))}", _protocol(section), shown, table(_board(section, names, folder))]
     if (probes := probe_table(section, names)) is not None:
         blocks += ["Linear probes on features as they are, of a student that is not fine-tuned:", table(probes)]
     if section.comparisons:
@@ -43,33 +44,6 @@ def section_markdown(section: Section, folder: Path) -> str:
             if verdict == "not beaten"
         ]
     return "\n\n".join([*blocks, *notes(section, names), details(section, names)])
-
-
-def heading(section: Section) -> str:
-    """Returns what the section holds: size, protocol with its id, architecture, and which copy of the data."""
-    size_words = f"{section.ipc} per class" if section.ipc else "all real data"
-    data = section.data
-    protocol = f"{data.protocol_name}-{data.protocol_id}"
-    copies = data.set.fingerprint[:8] + (f" to {data.target_fingerprint[:8]}" if data.target_fingerprint else "")
-    return f"{size_words}, {protocol}, {data.architecture}, data {copies}"
-
-
-def entry_names(section: Section) -> dict[str, str]:
-    """Returns how each row is called, by recipe: methods in bold, the preset, and the recipe where two coincide.
-
-    No setting shapes random real data with class labels: their preset is only that of whoever asked for them first.
-    """
-    rows = [standing.row for standing in section.standings]
-    presets = {row.recipe: " / ".join(sorted({record.set.preset for _, record in row.links})) for row in rows}
-    presets |= {row.recipe: "" for row in rows if (row.method, row.labels) == ("random", "hard")}
-    twins = Counter((row.method, row.labels, presets[row.recipe]) for row in rows)
-    names = {}
-    for row in rows:
-        method = f"**{escape(row.method)}**" if row.kind == "entry" else escape(row.method)
-        twin = twins[row.method, row.labels, presets[row.recipe]] > 1
-        parts = [method, escape(presets[row.recipe]), code(row.recipe) if twin else ""]
-        names[row.recipe] = " · ".join(part for part in parts if part)
-    return names
 
 
 def percent(row: Row) -> str:
@@ -200,8 +174,7 @@ def _runs(row: Row) -> str:
 
 
 def _bytes(row: Row) -> str:
-    own = max(sum(record.set.bytes.values()) for _, record in row.links)
-    teachers = max(record.teacher_bytes for _, record in row.links)
+    own, teachers = row.bytes, row.teacher_bytes
     return f"{size(own + teachers)} (set {size(own)} + teachers {size(teachers)})" if teachers else size(own)
 
 

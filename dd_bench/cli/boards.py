@@ -12,14 +12,18 @@ from dd_bench.cli import options
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a board is not what its records say.")
 @options.boards
 def leaderboard(check: bool, boards: Path) -> None:
-    """Write leaderboards/*.md from the records in leaderboards/results, or verify them."""
-    from eval.leaderboard import INDEX, write
+    """Write leaderboards/*.md and their pictures from the records in leaderboards/results, or verify them."""
+    from eval.leaderboard import INDEX, PICTURES, write
     from eval.leaderboard import check as find_drift
 
     results = boards / "results"
     if not check:
-        for path in write(results, boards):
+        changed = write(results, boards)
+        pages = [path for path in changed if path.parent == boards]
+        for path in pages:
             click.echo(f"{'written' if path.exists() else 'removed'}: {options.shown(path)}")
+        if count := len(changed) - len(pages):
+            click.echo(f"pictures written or removed: {count} in {options.shown(boards / PICTURES)}")
         click.echo(f"boards are up to date: {options.shown(boards / INDEX)}")
         return
     drift = find_drift(results, boards)

@@ -61,10 +61,12 @@ def test_readme(ddbench: Command, made: str, surroundings: Path) -> None:
     for page in ("README.md", "digits@20+10.md"):
         assert (surroundings / "leaderboards" / page).is_file()
     assert {path.name for path in (surroundings / "leaderboards").iterdir()} == {
-        "README.md", "digits@20+10.md", "results",
+        "README.md", "digits@20+10.md", "pictures", "results",
     }  # fmt: skip
     links = re.findall(r"\]\((results/[^)]+)\)", (surroundings / "leaderboards/digits@20+10.md").read_text())
     assert len(links) == 17
+    links += re.findall(r"\]\((pictures/[^)]+)\)", (surroundings / "leaderboards/digits@20+10.md").read_text())
+    assert len(links) == 18
     assert all((surroundings / "leaderboards" / link).is_file() for link in links)
     assert "](digits@20+10.md#" in (surroundings / "leaderboards/README.md").read_text()
 

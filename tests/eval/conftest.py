@@ -22,6 +22,7 @@ from dd_bench.targets import HardLabels, SoftLabels, Targets
 from eval.cells import SetFacts
 from eval.protocol_kinds import EvalProtocol, GraphProtocol
 from eval.students import Subject
+from tests.eval.boards import Judge, judging
 
 TINY_NET = "convnet1-batch-x0.05"
 TINY = EvalProtocol(
@@ -140,3 +141,8 @@ def rings_test() -> GraphTestSplit:
 @pytest.fixture
 def tiny_graphs() -> GraphProtocol:
     return TINY_GRAPHS
+
+
+@pytest.fixture
+def judge(results: Path) -> Judge:
+    return judging(results)

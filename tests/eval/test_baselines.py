@@ -13,7 +13,7 @@ from eval.cells import ControlLink, read_records
 from eval.leaderboard import render
 from eval.sections import section
 from eval.statistics import holm
-from tests.eval.boards import DRAWS, PROTOCOL, RANDOM, Judge, judging, line
+from tests.eval.boards import DRAWS, PROTOCOL, RANDOM, Judge, line
 
 ENTRY = (0.90, 0.92, 0.94)
 UNTRAINED = (0.50, 0.52, 0.57)
@@ -23,11 +23,6 @@ UNTRAINED = (0.50, 0.52, 0.57)
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DDBENCH_HOME", str(tmp_path / "home"))
     return tmp_path / "leaderboards" / "results"
-
-
-@pytest.fixture
-def judge(results: Path) -> Judge:
-    return judging(results)
 
 
 @pytest.fixture
@@ -85,7 +80,7 @@ def test_baselines_stand_below_every_section(judge: Judge, page: Callable[[], st
         judge("random", (0.1, 0.2, 0.3), ipc=ipc, recipe=f"random-{ipc}")
         judge("base", [0.1], ipc=ipc, recipe=f"base-{ipc}", controls=())  # unranked too, but no baseline
     for part in page().split("\n## ")[1:]:
-        rows = [one.split(" | ") for one in part.split("\n\n")[2].splitlines()[2:]]
+        rows = [one.split(" | ") for one in part.split("\n\n")[3].splitlines()[2:]]
         names = [row[1].split(" ")[0] for row in rows]
         assert names == ["random", "**base**", "full", "node-count", "node-edge-count", "untrained"]
         assert [row[0] for row in rows[1:]] == ["| –"] * 5

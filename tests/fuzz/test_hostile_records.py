@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,12 @@ from eval.leaderboard import render
 from tests.eval.boards import DRAWS, judging
 from tests.fuzz.mutations import altered, as_json, fuzzed, mangled
 from tests.fuzz.watching import attempt
+
+PLACES = {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height"}
+STYLES = {
+    "viewBox", "role", "fill", "fill-opacity", "stroke", "stroke-width", "font-family", "font-size", "font-weight",
+    "text-anchor",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,22 @@ def place(results: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_bytes(content)
+
+
+def check_file(name: str, text: str) -> None:
+    (check_picture if name.endswith(".svg") else check_page)(name, text)
+
+
+def check_picture(name: str, picture: str) -> None:
+    """A picture has a plain name, is XML of shapes and text, holds no reference, and every place in it is a number."""
+    assert re.fullmatch(r"pictures/[A-Za-z0-9@._+=,-]{1,210}\.svg", name), name
+    for element in ElementTree.fromstring(picture).iter():
+        assert element.tag.removeprefix("{http://www.w3.org/2000/svg}") in {
+            "svg", "title", "g", "rect", "line", "circle", "text"
+        }  # fmt: skip
+        assert element.attrib.keys() <= PLACES | STYLES
+        places = [value for key, value in element.attrib.items() if key in PLACES]
+        assert all(-1e5 < float(value) < 1e5 for value in places), places
 
 
 def check_page(name: str, page: str) -> None:
@@ -74,12 +97,12 @@ def test_boards(data: st.DataObject, originals: dict[str, bytes], tmp_path: Path
     place(results, originals | {name: as_json(value)})
     pages: dict[str, str] | None = attempt(lambda: render(results), within=tmp_path)
     for page, text in (pages or {}).items():
-        check_page(page, text)
+        check_file(page, text)
 
 
 def test_pages_of_sound_records_pass(originals: Any, tmp_path: Path) -> None:
     place(tmp_path / "results", originals)
     pages = render(tmp_path / "results")
-    assert len(pages) == 3
+    assert len(pages) == 5
     for page, text in pages.items():
-        check_page(page, text)
+        check_file(page, text)
