@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +25,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = torch.device("meta")
 
@@ -125,7 +125,7 @@ _waits = Waits()
 
 def _compute(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Runs an operation where its tensors lie, or where it is told to make some."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = list(_tensors_of((args, kwargs)))
     distant = [isinstance(tensor, Distant) for tensor in tensors]
     if operation not in _MOVING and any(distant) and not all(distant):
         _refuse_mixture(operation, tensors)
@@ -141,18 +141,45 @@ def _compute(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
         _waits.add(f"{operation._schema.name} to the accelerator")
     if any(distant) and operation in _TAKING_INDICES and any(_masks(args[1])):
         _waits.add(f"{operation._schema.name} by a mask")
-    if any(distant) and operation in _TAKING_INDICES and not all(distant[: len(tree_leaves(args[1])) + 1]):
+    if any(distant) and operation in _TAKING_INDICES and not all(distant[: len(list(_tensors_of(args[1]))) + 1]):
         _waits.add(f"{operation._schema.name} by indices of the CPU")
-    here, ours = tree_map_only(Distant, lambda tensor: tensor.near, (args, kwargs))
+    here, ours = _mapped(Distant, lambda tensor: tensor.near, (args, kwargs))
     if goal is not None:
         ours["device"] = torch.device("cpu")
     result = operation(*here, **ours)
     if not there:
         return result
-    result = tree_map_only(Tensor, Distant, result)
-    if operation is _ATEN._to_copy.default or not any(distant):
+    result = _mapped(Tensor, Distant, result)
+    if operation is _ATEN._to_copy.default or not any(distant) or not _shares(operation):
         return result
     return return_and_correct_aliasing(operation, args, kwargs, result)
+
+
+@cache
+def _shares(operation: Any) -> bool:
+    """Returns whether a result may be an argument, or a view of one."""
+    return any(one.alias_info is not None for one in operation._schema.returns)
+
+
+def _tensors_of(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors_of(part)
+    elif isinstance(value, dict):
+        yield from _tensors_of(list(value.values()))
+
+
+def _mapped(kind: type[Tensor], change: Callable[[Any], Any], value: Any) -> Any:
+    """Returns ``value`` with all tensors of a kind changed; torch's own pytrees take longer than the operation."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([_mapped(kind, change, part) for part in value])
+    if isinstance(value, dict):
+        return {key: _mapped(kind, change, part) for key, part in value.items()}
+    return value
 
 
 def _refuse_mixture(operation: Any, tensors: list[Tensor]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dd_bench import store
 from dd_bench.environment import compute_deterministically
 from dd_bench.learn.dsa import DSA
 from dd_bench.learn.losses import cross_entropy
@@ -20,6 +21,7 @@ from dd_bench.seeding import generator
 from synth.parts.inner import FlatNetwork, InnerTraining, ReplayedDSA, space_waypoints
 from synth.parts.unroll import Method, trajectory_gradient
 from tests.accelerator import DEVICE, Waits, accelerator
+from tests.cli.conftest import PIXEL
 from tests.conftest import BLOBS, draw_blobs
 from tests.faults.scenes import SCENES, STUDENTS, left_by, play, play_in_pieces
 from tests.models.conftest import IMAGE_FAMILIES, spec_of
@@ -124,6 +126,7 @@ def test_every_method_and_its_judgement(
     """Stopped in every stage it leaves there, too, what it leaves undisturbed."""
     scene, straight, in_pieces = SCENES[name], tmp_path / "straight", tmp_path / "pieces"
     data = request.getfixturevalue(f"{scene.dataset}_dir")
+    monkeypatch.setattr(store, "render_card", lambda *_: PIXEL)
     monkeypatch.setenv("DDBENCH_HOME", str(straight / "home"))
     with steps_watched(monkeypatch) as waits:
         play(scene, straight, data, DEVICE)

@@ -101,7 +101,7 @@ def test_a_clock_that_jumps(place: Place, moments: random.Random) -> None:
 
 
 def test_kill_before_a_change_of_the_disk(scene: str, place: Place, moments: random.Random) -> None:
-    for _ in range(3 * TIMES):
+    for _ in range(2 * TIMES):
         trial, at = place(), moments.randrange(_undisturbed[scene].changes)
         assert trial.play(Fault("kill", at)).code == -9
         check_recovery(trial, trial.finished())

@@ -96,7 +96,7 @@ class Trial:
             str(path.relative_to(results)): [(one.index, one.seed, one.metrics, one.steps) for one in record.students]
             for path, record in read_records(results)
         }
-        boards = tuple(sorted(path.name for path in results.parent.glob("*.md")))
+        boards = tuple(sorted(path.name for way in ("*.md", "*/*.svg") for path in results.parent.glob(way)))
         litter = sorted(
             str(path.relative_to(self.folder))
             for path in [
