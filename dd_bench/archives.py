@@ -18,7 +18,8 @@ from dd_bench.errors import DDBenchError, InvalidSetError
 from dd_bench.files import human_bytes, open_atomic
 from dd_bench.manifest import CARD, MANIFEST, SIZE_LIMIT, TENSORS, Manifest, read_manifest
 from dd_bench.progress import Progress
-from dd_bench.store import Store, StoredSet
+from dd_bench.store import Store
+from dd_bench.stored import StoredSet
 
 _MEMBERS = (MANIFEST, TENSORS, CARD)  # what says what there is comes first
 _CHUNK = 1 << 20

@@ -19,7 +19,8 @@ from dd_bench.errors import BusyError
 from dd_bench.files import LONGEST_WRITE, home, is_held, lock_file, locked, measure, remove_lock
 from dd_bench.run import lock_of_run
 from dd_bench.runs import list_runs
-from dd_bench.store import DamagedSet, Store
+from dd_bench.store import Store
+from dd_bench.stored import DamagedSet
 
 Kind: TypeAlias = Literal["lock", "run", "leftover", "network", "cache"]
 

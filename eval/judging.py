@@ -20,7 +20,7 @@ from dd_bench.networks import network_bytes
 from dd_bench.run import Run, drop_run, open_run
 from dd_bench.seeding import derive_seed
 from dd_bench.sets import SyntheticSet
-from dd_bench.store import StoredSet
+from dd_bench.stored import StoredSet
 from eval.cells import ControlLink, Record, SetFacts, Student, add_student, missing_students
 from eval.protocol_kinds import AnyProtocol
 

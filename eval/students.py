@@ -19,7 +19,7 @@ from dd_bench.learn.training import Labeler, Objective, TrainingRecipe, fit
 from dd_bench.models import Whitening, build, encode, encoded_spec, fit_whitening, images_at_once
 from dd_bench.networks import has_network, load_network
 from dd_bench.seeding import seeded
-from dd_bench.store import StoredSet
+from dd_bench.stored import StoredSet
 from dd_bench.targets import Features, HardLabels, Labels, SoftLabels, TapedLabels, Targets, ThinLabels
 from eval.cells import SetFacts
 from eval.judging import (

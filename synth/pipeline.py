@@ -11,7 +11,8 @@ from dd_bench.files import locked
 from dd_bench.mirror import Mirror
 from dd_bench.run import Run, drop_run, open_run
 from dd_bench.sets import Control, Provenance, SyntheticSet, recipe_id
-from dd_bench.store import Store, StoredSet, open_set
+from dd_bench.store import Store
+from dd_bench.stored import StoredSet, open_set
 from synth import find
 from synth.base import Distilled, Synthesizer, Task, config_of, configure
 

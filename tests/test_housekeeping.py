@@ -16,7 +16,8 @@ from dd_bench.files import home, lock_file, locked
 from dd_bench.housekeeping import Survey, Waste, remove
 from dd_bench.run import lock_of_run, open_run
 from dd_bench.sets import Images, Provenance, SyntheticSet
-from dd_bench.store import Store, StoredSet
+from dd_bench.store import Store
+from dd_bench.stored import StoredSet
 from dd_bench.targets import HardLabels
 from tests.test_runs import other_process_at, save_stage
 

@@ -25,7 +25,8 @@ from dd_bench.learn.tape import TapeRecipe, draw_tape
 from dd_bench.manifest import CARD, MANIFEST, SIZE_LIMIT, TENSORS, ControlEntry, ProvenanceEntry
 from dd_bench.seeding import generator
 from dd_bench.sets import Compensated, Control, Images, Payload, Provenance, SyntheticSet, digest_json
-from dd_bench.store import DamagedSet, Store, StoredSet, open_set
+from dd_bench.store import Store
+from dd_bench.stored import DamagedSet, StoredSet, open_set
 from dd_bench.tapes import Tape
 from dd_bench.targets import Features, HardLabels, SoftLabels, TapedLabels, Targets, ThinLabels
 from tests.conftest import draw_motifs
@@ -609,7 +610,7 @@ def test_rejects_files_that_cannot_be_read(store: Store, monkeypatch: pytest.Mon
     def failing(_: Path) -> str:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(store_module, "sha256_file", failing)
+    monkeypatch.setattr("dd_bench.stored.sha256_file", failing)
     with pytest.raises(InvalidSetError, match=r"cannot be read \(Input/output error\)"):
         stored.load()
 

@@ -102,7 +102,8 @@ def list_models() -> None:
 def list_sets() -> None:
     """List the sets in the store."""
     from dd_bench.files import human_bytes
-    from dd_bench.store import DamagedSet, Store
+    from dd_bench.store import Store
+    from dd_bench.stored import DamagedSet
 
     store = Store()
     rows, damaged = [], []

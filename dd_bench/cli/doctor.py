@@ -70,7 +70,8 @@ def _usable(folder: Path) -> bool:
 def _sets() -> tuple[int, list[str]]:
     """Returns how many sets of the store are sound, and what is wrong with the others."""
     from dd_bench.errors import InvalidSetError
-    from dd_bench.store import DamagedSet, Store
+    from dd_bench.store import Store
+    from dd_bench.stored import DamagedSet
 
     sound, damaged = 0, []
     for found in Store().list():

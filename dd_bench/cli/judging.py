@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dd_bench.errors import DDBenchError
     from dd_bench.mirror import Mirror
     from dd_bench.sets import Control
-    from dd_bench.store import StoredSet
+    from dd_bench.stored import StoredSet
     from eval.judging import AnyTest, Judged
     from eval.protocol_kinds import AnyProtocol
     from eval.transfer import Destination
@@ -76,7 +76,8 @@ class Judge:
     def choose(self, references: Sequence[str]) -> "list[StoredSet]":
         """Returns the sets that were asked for, or everything in the store that can be opened."""
         from dd_bench.errors import DDBenchError
-        from dd_bench.store import DamagedSet, Store
+        from dd_bench.store import Store
+        from dd_bench.stored import DamagedSet
 
         store, found = Store(), []
         if references:

@@ -17,7 +17,8 @@ from dd_bench import codec
 from dd_bench.archives import export_set, import_set
 from dd_bench.manifest import CARD, MANIFEST, TENSORS
 from dd_bench.sets import SyntheticSet, digest_json
-from dd_bench.store import Store, StoredSet, open_set
+from dd_bench.store import Store
+from dd_bench.stored import StoredSet, open_set
 from tests.fuzz.mutations import altered, as_json, fuzzed, mangled
 from tests.fuzz.watching import attempt
 from tests.test_store import PAYLOADS, TARGETS, contents, make
