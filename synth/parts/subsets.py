@@ -50,7 +50,7 @@ def nearest_to_centres(features: Tensor, count: int, seed: int) -> Tensor:
     return torch.tensor(picked)
 
 
-def farthest_points(features: Rows, count: int) -> list[int]:
+def farthest_points(features: NDArray[np.float64], count: int) -> list[int]:
     """Returns ``count`` different rows, the first nearest to the mean, each next one farthest from those before it.
 
     Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985: no row is more than twice as far from
