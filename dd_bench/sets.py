@@ -17,6 +17,8 @@ from dd_bench.errors import InvalidSetError
 from dd_bench.graph_sets import Graphs, Trees
 from dd_bench.targets import Features, LabelKind, TapedLabels, Targets, ThinLabels, require, require_finite
 
+ELSEWHERE = "elsewhere"  # the device of a set that ddbench did not make
+
 
 @dataclass(frozen=True)
 class Images:

@@ -9,8 +9,10 @@ Machines = Callable[[Row], list[str]]
 
 
 def makers(row: Row) -> list[str]:
-    """Returns the machines that made a row's sets; a baseline has none."""
-    return [] if row.kind == "baseline" else sorted({record.set.device for _, record in row.links})
+    """Returns the machines that made a row's sets; a baseline has none, and others' are not known."""
+    return (
+        [] if row.kind == "baseline" or row.made_elsewhere else sorted({record.set.device for _, record in row.links})
+    )
 
 
 def trainers(row: Row) -> list[str]:

@@ -22,6 +22,12 @@ def notes(section: Section, names: Mapping[str, str]) -> list[str]:
     shared = [names[row.recipe] for row in rows if len(row.draws) > 1 and len(row.teachers) == 1]
     if shared:
         found.append(f"The sets of {', '.join(shared)} share their teachers: other teachers' noise is not seen.")
+    foreign = [names[row.recipe] for row in rows if row.made_elsewhere]
+    if foreign:
+        found.append(
+            f"Made elsewhere and taken in as images: {', '.join(foreign)}. Which data they were made from, how, and at "
+            "what cost, is their maker's word."
+        )
     if lengths := unequal_training(section):
         told = ", ".join(f"{names[row.recipe]} ({row.labels}) {steps}" for row, steps in lengths)
         if chooses_steps(section):

@@ -9,6 +9,7 @@ from eval.cells import ControlLink
 from eval.frames import Link, frame
 from eval.statistics import Estimate, Sample, estimate, nested
 
+ELSEWHERE = "elsewhere"  # the device of sets that ddbench did not make, as in dd_bench.sets, which imports torch
 CONSTANTS = frozenset({"node-count", "node-edge-count"})  # baselines without chance: one value for a data set
 
 Kind = Literal["entry", "control", "baseline"]
@@ -91,6 +92,11 @@ class Row:
     def constant(self) -> bool:
         """Whether the score has no noise, so that other rows are held against its one value."""
         return self.kind == "baseline" and self.method in CONSTANTS and self.sample.variance == 0
+
+    @property
+    def made_elsewhere(self) -> bool:
+        """Whether some of its sets were taken in as they were, so that nobody here knows how they were made."""
+        return any(record.set.device == ELSEWHERE for _, record in self.links)
 
     @property
     def speaks_for_one_set(self) -> bool:

@@ -181,6 +181,8 @@ def _bytes(row: Row) -> str:
 def _synthesis(row: Row) -> str:
     if row.kind == "baseline":
         return ""
+    if row.made_elsewhere:
+        return "not known"
     sets = {(record.set.id, record.set.sha256): record.set for _, record in row.links}.values()
     teachers = _mean(one.teacher_seconds for one in sets)
     return seconds(_mean(one.wall_seconds for one in sets)) + (f" + teachers {seconds(teachers)}" if teachers else "")

@@ -1,5 +1,6 @@
 """From a command to a stored set: one lock, one run, provenance, and the same work never twice."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from dd_bench.sets import Control, Provenance, SyntheticSet, recipe_id
 from dd_bench.store import Store
 from dd_bench.stored import StoredSet, open_set
 from synth import find
-from synth.base import Distilled, Synthesizer, Task, config_of, configure
+from synth.base import ControlPlan, Distilled, Synthesizer, Task, config_of, configure
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def describe(order: Order, task: Task) -> Provenance:
         ipc=task.ipc,
         seed=task.seed,
         recipe=_recipe(order.method, order.synthesizer, task),
-        controls=_controls(order.synthesizer, task, order.preset),
+        controls=controls_of(order.synthesizer.controls(task), task, order.preset),
     )
 
 
@@ -78,9 +79,10 @@ def order_control(control: Control) -> Order:
     return Order(control.method, control.preset, synthesizer)
 
 
-def _controls(synthesizer: Synthesizer, task: Task, preset: str) -> tuple[Control, ...]:
+def controls_of(plans: Iterable[ControlPlan], task: Task, preset: str) -> tuple[Control, ...]:
+    """Returns what a set's provenance says of the sets to compare with; ``preset`` is the set's own."""
     controls = []
-    for plan in synthesizer.controls(task):
+    for plan in plans:
         control = configure(find(plan.method), plan.config)
         controls.append(
             Control(

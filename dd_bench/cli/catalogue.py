@@ -11,7 +11,7 @@ import click
 from dd_bench.cli import options
 
 if TYPE_CHECKING:
-    from dd_bench.sets import SyntheticSet
+    from dd_bench.sets import Provenance, SyntheticSet
 
 _ENDLESS = 100_000  # columns of a page that nobody reads on a terminal
 
@@ -168,11 +168,11 @@ def show(reference: str, boards: Path) -> None:
         ("of", f"{origin.dataset}, fingerprint {origin.fingerprint[:12]}"),
         ("holds", _content(synthetic)),
         ("size", f"{human_bytes(stored.size_bytes)}: " + ", ".join(f"{k} {v:,} B" for k, v in stored.ledger.items())),
-        ("cost", f"{origin.wall_seconds:.1f} s, teachers {origin.teacher_seconds:.1f} s, on {origin.device}"),
+        ("cost", _cost(origin)),
         ("teachers", ", ".join(origin.parents) or "none"),
         ("protocol", synthetic.native_protocol + _learned_rate(synthetic)),
         ("controls", ", ".join(f"{c.method} ({_kind(c.labels)})" for c in origin.controls) or "none"),
-        ("config", ", ".join(f"{path}={value}" for path, value in _flat(origin.config))),
+        ("config", ", ".join(f"{path}={value}" for path, value in _flat(origin.config)) or "none"),
         ("sha256", stored.sha256),
         ("picture", options.shown(stored.path / "card.png")),
     ]
@@ -186,6 +186,14 @@ def show(reference: str, boards: Path) -> None:
         click.echo(f"  {record.protocol_name} {record.architecture}: {mean} over {students}, {options.shown(path)}")
     if not judged:
         click.echo(f"  not judged yet: ddbench eval {stored.id}")
+
+
+def _cost(origin: "Provenance") -> str:
+    from dd_bench.sets import ELSEWHERE
+
+    if origin.device == ELSEWHERE:
+        return "not known: made elsewhere"
+    return f"{origin.wall_seconds:.1f} s, teachers {origin.teacher_seconds:.1f} s, on {origin.device}"
 
 
 def _learned_rate(synthetic: "SyntheticSet") -> str:

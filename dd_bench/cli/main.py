@@ -16,7 +16,7 @@ from dd_bench.cli.catalogue import list_, show
 from dd_bench.cli.clean import clean
 from dd_bench.cli.doctor import doctor
 from dd_bench.cli.evaluate import evaluate
-from dd_bench.cli.exchange import export, import_
+from dd_bench.cli.exchange import adopt, export, import_
 from dd_bench.cli.synthesize import synthesize
 from dd_bench.errors import DDBenchError, InterruptedRunError, one_line
 
@@ -45,7 +45,7 @@ def commands() -> None:
     """
 
 
-for command in (synthesize, evaluate, leaderboard, list_, show, export, import_, clean, doctor):
+for command in (synthesize, evaluate, leaderboard, list_, show, export, import_, adopt, clean, doctor):
     commands.add_command(command)
 
 

@@ -71,6 +71,8 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("show", "0123"), r"unknown set '0123'\. Known: none yet"),
     (("export", "0123"), r"unknown set '0123'\. Known: none yet"),
     (("import", "none.zip"), r"there is no file none\.zip; expected one that ddbench export has written"),
+    (("adopt", "none"), r"Missing option '--name'\. See ddbench adopt --help"),
+    (("adopt", "none", "--name", "mine", "--dataset", "digits"), r"there is no file none; write it by safetensors.*"),
 ]
 
 

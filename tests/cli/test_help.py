@@ -30,7 +30,7 @@ PAGES = dict(tree(commands))
 def test_all_commands_are_here() -> None:
     assert [" ".join(path) for path in PAGES] == [
         "", "synth", "eval", "leaderboard", "list", "list methods", "list datasets", "list protocols", "list models",
-        "list sets", "list runs", "show", "export", "import", "clean", "doctor",
+        "list sets", "list runs", "show", "export", "import", "adopt", "clean", "doctor",
     ]  # fmt: skip
 
 

@@ -110,6 +110,8 @@ _COMMANDS = [
     "show",
     "export",
     "import",
+    "adopt",
+    "adopt --dataset digits --name",
     "eval",
     "list sets",
     "list runs",
@@ -117,7 +119,18 @@ _COMMANDS = [
     "clean",
     "leaderboard",
 ]
-_OPTIONS = ["--runs", "--arch", "--protocol", "--to", "--older-than", "--data-dir", "--device", "-h", "--nonsense"]
+_OPTIONS = [
+    "--runs",
+    "--arch",
+    "--protocol",
+    "--to",
+    "--older-than",
+    "--data-dir",
+    "--device",
+    "--rate",
+    "-h",
+    "--nonsense",
+]
 
 
 @fuzzed(80)
