@@ -147,7 +147,7 @@ def _unrolled(
     """
     settings = torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=1.0, momentum=inner.momentum)
     override = {"lr": [inner.step_size(rate)]}
-    optimizer = _higher().get_diff_optim(settings, settings.param_groups[0]["params"], override=override)
+    optimizer = load_higher().get_diff_optim(settings, settings.param_groups[0]["params"], override=override)
     states = [start.requires_grad_()]  # from one that requires none, higher takes no step and says nothing
     for step, batch in enumerate(inner.batches):
         loss = inner.loss(step, states[-1], *_take(batch, images, labels))
@@ -158,8 +158,8 @@ def _unrolled(
 
 
 @cache
-def _higher() -> Any:
-    """Returns the package. Its source is old, and Python warns of it whenever it compiles it."""
+def load_higher() -> Any:
+    """Returns the package ``higher``. Its source is old, and Python warns of it whenever it compiles it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import higher

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import higher
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,7 @@ from synth.parts.model_pool import ModelPool, PoolRecipe
 from synth.parts.real_batches import RealBatches
 from synth.parts.sampling import sample_images
 from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
+from synth.parts.unroll import load_higher
 from synth.pipeline import Order, distil
 from tests.conftest import BLOBS, Interrupt, When, at, draw_blobs, tensors_file
 
@@ -621,7 +621,8 @@ class Unrolled:
 
     def by_higher(self) -> Tensor:
         optimizer = torch.optim.SGD(self.network.train().parameters(), lr=self.LR, momentum=self.MOMENTUM)
-        with higher.innerloop_ctx(self.network, optimizer, copy_initial_weights=True) as (network, descent):
+        loop = load_higher().innerloop_ctx(self.network, optimizer, copy_initial_weights=True)
+        with loop as (network, descent):
             for _ in range(self.STEPS):
                 descent.step(F.mse_loss(network(self.x), self.y))
             loss: Tensor = F.mse_loss(network(self.real_x), self.real_y)
