@@ -25,6 +25,7 @@ from eval.students import judge, subject_of
 from eval.transfer import Destination
 from synth.base import Task, configure
 from synth.pipeline import Order, describe, distil
+from tests.cli.conftest import PIXEL
 from tests.conftest import Interrupt
 
 _TEACHERS = {
@@ -152,6 +153,7 @@ def test_contract(
     assert distil(order, task, Store()) == (straight, False)
 
     # Every process is stopped in its first step, until nothing is left to do.
+    monkeypatch.setattr("dd_bench.store.render_card", lambda *_: PIXEL)  # one of each is enough
     monkeypatch.setenv("DDBENCH_HOME", str(tmp_path / "interrupted"))
     resumed, lives = None, 0
     while resumed is None:

@@ -108,7 +108,7 @@ def test_kill_before_a_change_of_the_disk(scene: str, place: Place, moments: ran
 
 
 def test_kill_at_any_instant(scene: str, place: Place, moments: random.Random) -> None:
-    for _ in range(2 * TIMES):
+    for _ in range(TIMES):
         trial = place()
         assert trial.kill_after(moments.uniform(0, _undisturbed[scene].seconds)).code in (-9, 0)
         check_recovery(trial, trial.finished())
