@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import signal
+import site
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,7 @@ from dd_bench.data.graph_layout import pack
 from dd_bench.data.graph_specs import GRAPH_SPECS, GraphSpec
 from dd_bench.data.graphs import GraphData
 from dd_bench.data.images import ImageData
+from dd_bench.data.prepare import prepare
 from dd_bench.data.specs import SPECS, DatasetSpec
 from dd_bench.errors import InterruptedRunError
 from dd_bench.graphs import GraphBatch
@@ -64,9 +66,20 @@ def at(stage: str, step: int) -> When:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test writes sets, teachers or locks where people keep theirs."""
+    """No test writes sets, teachers, locks or data where people keep theirs."""
     folder = tmp_path / "ddbench"
     monkeypatch.setenv("DDBENCH_HOME", str(folder))
+    monkeypatch.setenv("PYTHONUSERBASE", site.getuserbase())  # where packages may lie, whatever the home
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that holds what is embedded, prepared."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for base in ("digits", "digits-low", "digits-high"):
+        prepare(base, folder)
     return folder
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from dd_bench import interruption
 from dd_bench.cli import main
-from dd_bench.data.prepare import prepare
 from dd_bench.files import home
 from dd_bench.learn.training import TrainingRecipe
 from eval.protocol_kinds import EvalProtocol
@@ -55,20 +54,12 @@ class Answer:
 Command = Callable[..., Answer]
 
 
-@pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    prepare("digits", folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_dir: Path) -> Path:
     """An empty current folder, and data that are there."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DDBENCH_DATA", str(digits_dir))
     monkeypatch.delenv("DDBENCH_LEADERBOARDS", raising=False)
     return folder

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dd_bench.data.prepare import prepare
 from dd_bench.data.specs import SPECS
 
 _REAL_DATA = os.environ.get("DDBENCH_DATA")
@@ -16,9 +15,8 @@ Fake = Callable[..., dict[str, Tensor]]
 
 
 @pytest.fixture(autouse=True)
-def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the data of the machine it runs on, unless it asks for `real`."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DDBENCH_DATA", raising=False)
 
 
@@ -31,14 +29,6 @@ def real() -> Callable[[str], Path]:
             pytest.skip(f"DDBENCH_DATA holds no prepared {base}")
         return Path(_REAL_DATA)
 
-    return folder
-
-
-@pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    for base in ("digits", "digits-low", "digits-high"):
-        prepare(base, folder)
     return folder
 
 

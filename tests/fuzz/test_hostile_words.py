@@ -141,10 +141,11 @@ _OPTIONS = [
     ),
 )  # fmt: skip
 def test_command_lines(
-    command: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    command: str, arguments: list[str], digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Whatever is typed ends with 0 or, after one line, with 2."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDBENCH_DATA", str(digits_dir))
     # as a system hands them over: no NUL, and what is no UTF-8 as halves of surrogates
     typed = [text.replace("\0", "0").encode(errors="replace") + b"\xff" * (len(text) % 5 == 4) for text in arguments]
     words_typed = [*command.split(), *(raw.decode(errors="surrogateescape") for raw in typed)]
