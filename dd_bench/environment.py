@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import resource
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,7 +54,13 @@ def describe_device(device: torch.device) -> str:
 def library_versions() -> dict[str, str]:
     """Returns the versions that can move a number."""
     libraries = ("torch", "torchvision", "torch-geometric", "kornia", "numpy", "scikit-learn")
-    return {"ddbench": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
+    found = {name: _installed(name) for name in libraries}
+    return {"ddbench": __version__, "python": platform.python_version()} | found
+
+
+@cache  # each reads a file, for every record
+def _installed(library: str) -> str:
+    return version(library)
 
 
 def compute_deterministically() -> None:

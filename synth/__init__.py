@@ -48,13 +48,13 @@ def find(name: str) -> "type[Synthesizer]":
         UnknownNameError: with the nearest known name and the whole list.
         ConfigError: if the module of an external method cannot be imported or holds no such class.
     """
-    known = methods()
-    if name not in known:
-        raise UnknownNameError("method", name, known)
     found: type[Synthesizer]
     if name in METHODS:  # what fails in there is our bug and keeps its traceback
         found = _load(METHODS[name])
         return found
+    known = methods()
+    if name not in known:
+        raise UnknownNameError("method", name, known)
     try:
         found = _load(known[name])
         lacking = [part for part in _ROLE if not hasattr(found, part)]

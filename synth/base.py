@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass
+from functools import cache
 from math import isfinite, log
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -166,7 +167,7 @@ def configure(method: type[S], config: Mapping[str, Any]) -> S:
         ConfigError: if a field is of the wrong type, out of range, or not finite.
     """
     try:
-        made = TypeAdapter(method).validate_python(dict(config))
+        made: S = _adapter(method).validate_python(dict(config))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or method.__name__
@@ -178,6 +179,11 @@ def configure(method: type[S], config: Mapping[str, Any]) -> S:
     for path in sorted(set(dict(_leaves(config))) - set(known)):  # pydantic passes over them in silence
         raise UnknownNameError("setting", path, known)
     return made
+
+
+@cache  # it takes milliseconds to make, which every command would spend several times
+def _adapter(method: type[S]) -> TypeAdapter[S]:
+    return TypeAdapter(method)
 
 
 def choose_preset(method: type[S], name: str | None, dataset: str, ipc: int | None = None) -> tuple[str, S]:

@@ -1,5 +1,4 @@
 import hashlib
-import time
 
 import pytest
 import torch
@@ -103,13 +102,6 @@ def test_rejects_more_images_than_there_are() -> None:
         choose(labels, 99999, spec=SPECS["cifar10"], split="test")
     with pytest.raises(ConfigError, match=r"class 2 \(bird\) has 0"):
         choose(torch.tensor([0, 1]), 1, spec=SPECS["cifar10"], split="train")
-
-
-def test_choice_is_fast() -> None:
-    labels = torch.arange(50_000) % 100
-    start = time.process_time()
-    choose(labels, 200, spec=SPECS["cifar100"], split="train")
-    assert time.process_time() - start < 1.0  # about 0.1 s; the rest is for busy machines
 
 
 def test_choice_of_real_cifar10_stays_what_it_was(real) -> None:

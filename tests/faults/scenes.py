@@ -15,6 +15,7 @@ from dd_bench.data.graph_specs import GRAPH_SPECS
 from dd_bench.data.graphs import GraphData
 from dd_bench.data.holdout import open_test
 from dd_bench.data.specs import SPECS
+from dd_bench.environment import library_versions
 from dd_bench.files import sha256_file
 from dd_bench.run import Run
 from dd_bench.store import Store
@@ -25,7 +26,7 @@ from eval.protocols import PROTOCOLS
 from eval.students import judge, subject_of
 from eval.transfer import Destination
 from synth import find
-from synth.base import Task, configure
+from synth.base import Synthesizer, Task, configure
 from synth.pipeline import Order, distil
 from tests.cli.conftest import PIXEL
 from tests.conftest import BLOBS, MOTIFS, stopped
@@ -42,10 +43,15 @@ class Scene:
 
     dataset: str
     method: str
-    config: dict[str, Any]
+    synthesizer: Synthesizer
 
 
-SCENES = {str(case.id): Scene(*case.values) for case in CASES}  # type: ignore[arg-type]
+def _scene(dataset: str, method: str, config: dict[str, Any]) -> Scene:
+    return Scene(dataset, method, configure(find(method), config))
+
+
+SCENES = {str(case.id): _scene(*case.values) for case in CASES}  # type: ignore[arg-type]
+library_versions()  # as the configurations: read once, before processes fork from this one
 
 
 def act(name: str, folder: Path, data: Path, fault: Fault | None) -> None:
@@ -88,7 +94,7 @@ def said_in(folder: Path) -> Path:
 def play(scene: Scene, folder: Path, data_dir: Path, device: torch.device = _CPU) -> None:
     """Makes the set, judges it by two students, and writes the boards."""
     data = load_training(scene.dataset, data_dir)
-    order = Order(scene.method, "tiny", configure(find(scene.method), scene.config))
+    order = Order(scene.method, "tiny", scene.synthesizer)
     stored, _ = distil(order, Task(data, ipc=2, seed=1, device=device), Store())
     protocols: dict[str, AnyProtocol] = {"taped": TAPE_PROTOCOL, "features": TRANSFER_PROTOCOL}
     protocol = GRAPH_PROTOCOL if isinstance(data, GraphData) else protocols.get(stored.load().targets.kind, PROTOCOL)

@@ -18,10 +18,8 @@ _PATIENCE = 120.0  # seconds for a scene, after which it hangs
 
 _processes = multiprocessing.get_context("forkserver")  # forks of one that has imported torch, and done nothing yet
 _processes.set_forkserver_preload(
-    ["tests.faults.scenes", "dd_bench.cli.main", "synth.trajectory", "synth.krr", "synth.committee", "synth.infer",
-     "synth.coreset", "synth.selection", "synth.mirage", "higher", "sklearn.cluster",
-     "sklearn.metrics", "torch_geometric.nn"]
-)  # fmt: skip
+    ["tests.faults.scenes", "dd_bench.cli.main", "higher", "sklearn.cluster", "sklearn.metrics", "torch_geometric.nn"]
+)
 
 
 @dataclass(frozen=True)
