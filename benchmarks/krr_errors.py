@@ -4,7 +4,7 @@ Fresh networks are trained on a set; then the target's features of unseen images
 their bodies (``krr``) and by their own heads (``head``). The error of predicting the mean is 1. Rows are what KRR-ST
 begins with, what it learns, one change at a time, more real images, and two sets that must fail.
 
-    python benchmarks/krr_errors.py [--dataset cifar10@200 --unseen cifar10@300] [--ipc 5] [--seeds 2]
+    python benchmarks/krr_errors.py [--dataset cifar10@200 --unseen cifar10@300] [--preset small] [--ipc 5] [--seeds 2]
 """
 
 from collections.abc import Mapping
@@ -60,16 +60,17 @@ _ROWS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 @click.command()
 @click.option("--dataset", default="cifar10@200", show_default=True, help="What sets are made of.")
 @click.option("--unseen", default="cifar10@300", show_default=True, help="Training images: those not in DATASET.")
+@click.option("--preset", help="By default the data set's own.")
 @click.option("--ipc", default=5, show_default=True)
 @click.option("--seeds", default=2, show_default=True)
 @click.option("--rows", default="", help="Only rows whose name holds this.")
 @click.option("--device", default="auto", show_default=True)
-def main(dataset: str, unseen: str, ipc: int, seeds: int, rows: str, device: str) -> None:
+def main(dataset: str, unseen: str, preset: str | None, ipc: int, seeds: int, rows: str, device: str) -> None:
     """Distils (or takes from the store) and measures."""
     console, place, data = Console(highlight=False), choose_device(device), load(dataset)
-    _, method = choose_preset(KRRST, None, dataset)
+    chosen, method = choose_preset(KRRST, preset, dataset)
     count = ipc * data.spec.num_classes
-    table = Table("set", "seed", "krr", "head", title=f"{dataset}, {count} images, {method.student}")
+    table = Table("set", "seed", "krr", "head", title=f"{dataset}, {chosen}, {count} images, {method.student}")
     with TemporaryDirectory() as folder:
         for seed in range(seeds):
             task = Task(data, ipc, seed, place)
@@ -78,7 +79,7 @@ def main(dataset: str, unseen: str, ipc: int, seeds: int, rows: str, device: str
             for name, kind, settings in _ROWS:
                 if rows not in name:
                     continue
-                images, values = _set(kind, settings, method, task, target)
+                images, values = _set(kind, settings, chosen, method, task, target)
                 found = [
                     _errors(images, values, pixels, target, method.student, data.spec, derive_seed(seed, number))
                     for number in range(_NETWORKS)
@@ -91,7 +92,7 @@ def main(dataset: str, unseen: str, ipc: int, seeds: int, rows: str, device: str
 
 
 def _set(
-    kind: str, settings: Mapping[str, str], method: KRRST, task: Task, target: TargetModel
+    kind: str, settings: Mapping[str, str], preset: str, method: KRRST, task: Task, target: TargetModel
 ) -> tuple[Tensor, Tensor]:
     """Returns the images (m, C, H, W) in pixel space and the targets (m, D) of a row."""
     spec, count = task.data.spec, task.ipc * task.data.spec.num_classes
@@ -102,7 +103,7 @@ def _set(
     if kind in ("random", "k-means"):
         synthesizer = replace(found(), target=method.target, protocol=method.protocol)
     else:
-        _, synthesizer = choose_preset(found, None, spec.name)
+        _, synthesizer = choose_preset(found, preset, spec.name)
     stored, _ = distil(Order(kind, "benchmark", override(synthesizer, settings)), task, Store())
     synthetic = stored.load()
     assert isinstance(synthetic.targets, Features)

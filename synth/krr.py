@@ -267,12 +267,15 @@ _SCALES = {
         batch=256, lr=1e-2, augment="none", protocol="transfer-digits",
     ),
 }  # fmt: skip
-_SCALES["small-cifar10"] = replace(_SCALES["small"], protocol="transfer-small-back")
+# For whole data sets: targets that know more of images than a network which was never trained
+_SCALES["medium"] = replace(_SCALES["small"], target=TARGETS["medium"])
+for _scale in ("small", "medium"):
+    _SCALES[f"{_scale}-cifar10"] = replace(_SCALES[_scale], protocol="transfer-small-back")
 KRRST.PRESETS = _SCALES | {
     name.replace(scale, f"{scale}-paper-code", 1): replace(
         preset, start="pixels", pool=replace(preset.pool, reset=False)
     )
-    for scale in ("default", "small", "digits")
+    for scale in ("default", "small", "medium", "digits")
     for name, preset in _SCALES.items()
     if name.startswith(scale)
 }

@@ -151,6 +151,9 @@ TARGETS = {
     "small": TargetPlan(
         "pooled3-x0.125", BarlowTwinsRecipe(steps=500, batch=250, projector=(256, 256), smallest_crop=0.3)
     ),
+    "medium": TargetPlan(
+        "pooled3-x0.25", BarlowTwinsRecipe(steps=3000, batch=250, projector=(512, 512), smallest_crop=0.3)
+    ),
     "digits": TargetPlan(
         "pooled2-x0.125", BarlowTwinsRecipe(steps=300, batch=100, projector=(256, 256), smallest_crop=0.5)
     ),

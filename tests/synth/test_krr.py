@@ -513,7 +513,10 @@ def test_presets_of_data_sets(method: type[KRRST], dataset: str, preset: str, pr
 
 
 def test_presets() -> None:
-    scales = ("default", "default-cifar10", "default-tinyimagenet", "small", "small-cifar10", "digits")
+    scales = (
+        "default", "default-cifar10", "default-tinyimagenet", "small", "small-cifar10", "medium", "medium-cifar10",
+        "digits",
+    )  # fmt: skip
     assert set(KRRST.PRESETS) == {*scales} | {
         name.replace(name.split("-")[0], f"{name.split('-')[0]}-paper-code", 1) for name in scales
     }
@@ -521,7 +524,9 @@ def test_presets() -> None:
     assert choose_preset(KRRST, "default", "tinyimagenet")[1] == KRRST(
         student="pyramid4", lr=1e-5, protocol="transfer-tiny"
     )
-    assert choose_preset(KRRST, "small", "cifar10@200")[1].protocol == "transfer-small-back"
+    for name in ("small", "medium"):
+        assert choose_preset(KRRST, name, "cifar10@200")[1].protocol == "transfer-small-back"
+        assert KRRST.PRESETS[name].target == TARGETS[name]
     published = KRRST.PRESETS["default"]
     assert (published.steps, published.batch, published.lr, published.ridge, published.augment) == (
         160_000, 1024, 1e-4, 1e-6, "crop-flip"
