@@ -97,8 +97,11 @@ Random.PRESETS = {
             ("digits", "digits", "fkd-quick"),
         )
     },
-    "small-features": Random(target=TARGETS["small"], protocol="transfer-small"),
-    "small-features-cifar10": Random(target=TARGETS["small"], protocol="transfer-small-back"),
+    **{
+        f"{scale}-features{source}": Random(target=TARGETS[scale], protocol=f"transfer-small{way}")
+        for scale in ("small", "medium")
+        for source, way in (("", ""), ("-cifar10", "-back"))
+    },
     "digits-features": Random(target=TARGETS["digits"], protocol="transfer-digits"),
     "graphs": Random(protocol="graphs"),
 }

@@ -236,7 +236,10 @@ KMeans.PRESETS = {
     "default": KMeans(),
     "default-cifar10": KMeans(protocol="transfer-cifar-back"),
     "default-tinyimagenet": KMeans(protocol="transfer-tiny"),
-    "small": KMeans(TARGETS["small"], "transfer-small"),
-    "small-cifar10": KMeans(TARGETS["small"], "transfer-small-back"),
+    **{
+        f"{scale}{source}": KMeans(TARGETS[scale], f"transfer-small{way}")
+        for scale in ("small", "medium")
+        for source, way in (("", ""), ("-cifar10", "-back"))
+    },
     "digits": KMeans(TARGETS["digits"], "transfer-digits"),
 }

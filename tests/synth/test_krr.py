@@ -26,6 +26,7 @@ from eval.protocol_kinds import TransferProtocol
 from eval.protocols import PROTOCOLS
 from synth import krr
 from synth.base import DRAWS, Distilled, Task, choose_preset, config_of, configure
+from synth.coreset import Random
 from synth.krr import KRRST, ShuffledTargets, outer_loss
 from synth.parts.barlow_twins import BarlowTwinsRecipe
 from synth.parts.model_pool import ModelPool, PoolRecipe
@@ -34,6 +35,7 @@ from synth.parts.sampling import sample_images
 from synth.parts.target_model import TARGETS, TargetModel, TargetPlan, obtain_target
 from synth.parts.unroll import load_higher
 from synth.pipeline import Order, distil
+from synth.selection import KMeans
 from tests.conftest import BLOBS, Interrupt, When, at, draw_blobs, tensors_file
 
 CPU = torch.device("cpu")
@@ -510,6 +512,14 @@ def test_presets_of_data_sets(method: type[KRRST], dataset: str, preset: str, pr
     assert isinstance(bridge, TransferProtocol)
     assert bridge.source == dataset.split("@")[0]
     assert bridge.architectures == (found.student,)
+
+
+@pytest.mark.parametrize("name", ["small", "small-cifar10", "medium", "medium-cifar10", "digits"])
+def test_controls_of_presets_have_names_of_their_own(task: Task, name: str) -> None:
+    real, *_, means, _, _, _ = KRRST.PRESETS[name].controls(task)
+    scale, _, source = name.partition("-")
+    assert configure(Random, real.config) == Random.PRESETS[f"{scale}-features{source and '-'}{source}"]
+    assert configure(KMeans, means.config) == KMeans.PRESETS[name]
 
 
 def test_presets() -> None:
