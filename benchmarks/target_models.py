@@ -20,13 +20,13 @@ from dd_bench.models import Classifier, build
 from dd_bench.run import Run
 from dd_bench.seeding import derive_seed, generator, seeded
 from eval.probe import draw_labelled, fit_probe
-from synth.base import Task, choose_preset
-from synth.krr import KRRST
+from eval.protocol_kinds import TransferProtocol
+from eval.protocols import find_protocol
+from synth.base import Task
 from synth.parts.embeddings import embed_images
 from synth.parts.target_model import TARGETS, obtain_target
 
 _LABELS = (10, 200)  # a class
-_L2 = 0.01  # as in the protocols of transfer
 
 
 @click.command()
@@ -41,9 +41,13 @@ def main(dataset: str, probed: str, names: tuple[str, ...], device: str) -> None
     console, place, data, other = Console(highlight=False), choose_device(device), load(dataset), load(probed)
     table = Table("network", "steps", "features", *(f"{count} labels a class, %" for count in _LABELS),
                   title=f"{dataset}, probed on {probed}")  # fmt: skip
-    _, learner = choose_preset(KRRST, "small", dataset)
-    student = learner.student
-    rows = {student: (0, _untrained(student, data, place))}
+    if int(other.labels.bincount().min()) <= max(_LABELS):
+        raise click.UsageError(
+            f"{probed} has classes of {max(_LABELS)} images or fewer; name one that has more of each"
+        )
+    bridge = find_protocol("transfer-small")
+    assert isinstance(bridge, TransferProtocol)
+    rows = {student: (0, _untrained(student, data, place)) for student in bridge.architectures}
     for name in names:
         plan = TARGETS[name]
         with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +56,7 @@ def main(dataset: str, probed: str, names: tuple[str, ...], device: str) -> None
         rows[f"{name}: {plan.architecture}"] = (plan.recipe.steps, target.model)
     for row, (steps, model) in rows.items():
         features = embed_images(model, other.images)
-        scores = [f"{100 * _probe(features, other, count):.1f}" for count in _LABELS]
+        scores = [f"{100 * _probe(features, other, count, bridge.probe_l2):.1f}" for count in _LABELS]
         table.add_row(row, str(steps) if steps else "untrained", str(features.shape[1]), *scores)
     console.print(f"{describe_device(place)}, torch {torch.__version__}")
     console.print(table)
@@ -65,14 +69,14 @@ def _untrained(architecture: str, data: ImageData, place: torch.device) -> Class
     return model.to(place).eval()
 
 
-def _probe(features: torch.Tensor, data: ImageData, count: int) -> float:
+def _probe(features: torch.Tensor, data: ImageData, count: int, l2: float) -> float:
     """Returns the accuracy of a probe with ``count`` labels a class on the images that no probe has seen."""
     classes = data.spec.num_classes
     largest = draw_labelled(data.labels, classes, max(_LABELS) * classes / len(data), generator(0))
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[largest] = False
     picked = largest[draw_labelled(data.labels[largest], classes, count / max(_LABELS), generator(1))]
-    head = fit_probe(features[picked], data.labels[picked], classes, _L2)
+    head = fit_probe(features[picked], data.labels[picked], classes, l2)
     with torch.no_grad():
         found = head(features[rest].float()).argmax(1)
     return float((found == data.labels[rest]).double().mean())

@@ -269,8 +269,9 @@ _SCALES = {
 }  # fmt: skip
 # For whole data sets: targets that know more of images than a network which was never trained
 _SCALES["medium"] = replace(_SCALES["small"], target=TARGETS["medium"])
-for _scale in ("small", "medium"):
-    _SCALES[f"{_scale}-cifar10"] = replace(_SCALES[_scale], protocol="transfer-small-back")
+_SCALES |= {
+    f"{scale}-cifar10": replace(_SCALES[scale], protocol="transfer-small-back") for scale in ("small", "medium")
+}
 KRRST.PRESETS = _SCALES | {
     name.replace(scale, f"{scale}-paper-code", 1): replace(
         preset, start="pixels", pool=replace(preset.pool, reset=False)
